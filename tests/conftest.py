@@ -1,0 +1,24 @@
+"""What every test shares: how tests are sorted into rounds, and an environment of their own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+# A developer's own settings and database must not reach a test. What is meant for the tests
+# themselves is named FAILBETTER_TEST_*.
+for _name in list(os.environ):
+    _ours = _name.startswith("FAILBETTER_") and not _name.startswith("FAILBETTER_TEST_")
+    if _ours or _name == "DATABASE_URL":
+        del os.environ[_name]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test under `tests/faults` as `alone`: it times, stops and kills processes."""
+    for item in items:
+        if item.path.is_relative_to(HERE / "faults"):
+            item.add_marker(pytest.mark.alone)
