@@ -17,7 +17,7 @@ export PYTHON
 
 .PHONY: help
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | column -t -s "$$(printf '\t')"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
 
 $(VENV)/ready: requirements/dev.txt pyproject.toml tools/make_venv.sh
 	tools/make_venv.sh $(VENV) requirements/dev.txt editable
