@@ -1,0 +1,127 @@
+"""The command: `python -m bench`, from the repository's root."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench import history, lineup, machine, table
+from bench.measures.base import Measure, Turn
+from bench.measures.drain import Drain, Scaling
+from bench.measures.enqueue import Enqueue
+from bench.measures.growth import Growth
+from bench.measures.latency import Latency
+from bench.measures.memory import Memory
+from bench.measures.retry import Retry
+from bench.results import Results
+from bench.session import ROOT
+
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+MEASURES = ("enqueue", "drain", "scaling", "latency", "memory", "growth", "retry")
+QUICK = 0.25
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options; usage errors exit with 2."""
+
+    def several(known: Sequence[str]) -> type[list[str]]:
+        def convert(text: str) -> list[str]:
+            names = [name.strip() for name in text.split(",") if name.strip()]
+            if unknown := set(names) - set(known):
+                raise argparse.ArgumentTypeError(
+                    f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}"
+                )
+            return names
+
+        return convert  # type: ignore[return-value]
+
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a quarter of the jobs, 2 rounds")
+    parser.add_argument("--rounds", type=int, help="rounds; 5 unless --quick")
+    parser.add_argument("--only", type=several(MEASURES), default=list(MEASURES), metavar="A,B",
+                        help=f"measures: {', '.join(MEASURES)}")  # fmt: skip
+    parser.add_argument("--systems", type=several(lineup.KEYS), default=list(lineup.KEYS),
+                        metavar="A,B", help=f"systems: {', '.join(lineup.KEYS)}")  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    parser.add_argument("--write", action="store_true",
+                        help=f"write the table to {DOCUMENT.relative_to(ROOT)}")  # fmt: skip
+    parser.add_argument("--dir", type=Path, default=ROOT / "bench" / ".work", metavar="DIR",
+                        help="where databases are made, on the disk to be measured")  # fmt: skip
+    options = parser.parse_args(argv)
+    options.rounds = options.rounds or (2 if options.quick else 5)
+    if options.rounds < 1:
+        parser.error("--rounds must be 1 or more")
+    return options
+
+
+def measures(names: Sequence[str], specimen: Path, work: Path, past: int) -> list[Measure]:
+    """The measures asked for, in a fixed order."""
+    known: list[Measure] = [Enqueue(), Drain(), Scaling(), Latency(), Memory(),
+                            Growth(specimen, work, past), Retry()]  # fmt: skip
+    return [measure for measure in known if measure.name in names]
+
+
+def run(
+    options: argparse.Namespace, found: lineup.Lineup, results: Results, work: Path, past: int
+) -> None:
+    """All rounds: for each measure every system in turn, starting with another one each round."""
+    begin = time.monotonic()
+    for number in range(options.rounds):
+        for measure in measures(options.only, found.specimen, work, past):
+            systems = [s for s in found.systems if measure.name in s.measures]
+            shift = number % max(1, len(systems))
+            for system in systems[shift:] + systems[:shift]:
+                if (system.key, measure.name) in results.errors:
+                    continue
+                elapsed = time.monotonic() - begin
+                print(f"{elapsed:6.0f} s  round {number + 1}/{options.rounds}"
+                      f"  {measure.name:8}  {system.key}", file=sys.stderr, flush=True)  # fmt: skip
+                counts = system.counts.scaled(QUICK if options.quick else 1.0)
+                try:
+                    measure.run(Turn(system, counts, number, work, results))
+                except Exception as error:
+                    results.errors[system.key, measure.name] = f"{type(error).__name__}: {error}"
+                    print(f"          {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run; 0, or 1 when failbetter or the raw limit could not be measured."""
+    options = parse(argv)
+    options.dir.mkdir(parents=True, exist_ok=True)
+    results = Results()
+    past = history.JOBS // 4 if options.quick else history.JOBS
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.dir)))
+        facts = machine.facts(work)
+        found = lineup.assemble(options.systems, work, results, stack)
+        began = time.monotonic()
+        run(options, found, results, work, past)
+        minutes = (time.monotonic() - began) / 60
+    facts += found.facts
+    command = shlex.join(["python", "-m", "bench", *argv])
+    facts.append(f"`{command}`, {options.rounds} rounds, {minutes:.0f} minutes,"
+                 f" {datetime.now(UTC):%Y-%m-%d}")  # fmt: skip
+    text = table.document(found.systems, results, facts, past)
+    print(text)
+    if options.json:
+        options.json.write_text(json.dumps(
+            {"facts": facts, "samples": list(results.rows()),
+             "errors": [[*key, why] for key, why in results.errors.items()],
+             "skipped": results.skipped}, indent=1))  # fmt: skip
+    if options.write:
+        DOCUMENT.parent.mkdir(exist_ok=True)
+        DOCUMENT.write_text(table.preface(command) + text)
+    ours = [key for key, _ in results.errors if key.startswith(("failbetter", "raw"))]
+    return 1 if ours else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

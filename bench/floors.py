@@ -1,0 +1,70 @@
+"""The speeds to reach, each a ratio or a figure of one run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench import stats
+from bench.results import Results
+
+OURS, RELAXED = "failbetter", "failbetter-relaxed"
+RAW, RAW_RELAXED = "raw", "raw-relaxed"
+FASTEST_PEER = "the fastest peer"
+
+
+@dataclass(frozen=True)
+class Floor:
+    """`metric` of `system`, divided by `below` (metric, system) unless None; at least or at most
+    `bound`. `aim` is what we would like."""
+
+    title: str
+    metric: str
+    system: str
+    below: tuple[str, str] | None
+    bound: float
+    unit: str = ""
+    at_most: bool = False
+    aim: float | None = None
+
+    def measured(self, results: Results, peers: list[str]) -> stats.Spread | None:
+        """Its ratio, taken round by round; None when the run has not measured both sides."""
+        above = results.by_round(self.metric, self.system)
+        if self.below is None:
+            return stats.spread(list(above.values()))
+        metric, system = self.below
+        if system == FASTEST_PEER:
+            return stats.spread(stats.ratios(above, results.best(metric, peers)))
+        return stats.spread(stats.ratios(above, results.by_round(metric, system)))
+
+    def reached(self, spread: stats.Spread) -> bool:
+        """Whether the median meets the bound."""
+        return spread.median <= self.bound if self.at_most else spread.median >= self.bound
+
+    def wanted(self) -> str:
+        """The bound in words."""
+        words = f"{'at most' if self.at_most else 'at least'} {self.bound:g}{self.unit}"
+        return words if self.aim is None else f"{words} (aim: {self.aim:g})"
+
+
+FLOORS = (
+    Floor("drain, one process ÷ raw", "drain.1", OURS, ("drain.1", RAW), 0.4, aim=0.6),
+    Floor("drain, one process ÷ the fastest peer", "drain.1", OURS, ("drain.1", FASTEST_PEER), 6.0),
+    Floor("drain, 2 processes ÷ one", "drain.2", OURS, ("drain.1", OURS), 1.0),
+    Floor("drain, two workers ÷ one", "drain.two-workers", OURS, ("drain.1", OURS), 1.0),
+    Floor("bodies of 1 ms of CPU, 2 processes ÷ one", "scaling.2", OURS, ("scaling.1", OURS), 1.8),
+    Floor("enqueue one by one ÷ raw, durable", "enqueue.one", OURS, ("enqueue.one", RAW), 0.6),
+    Floor("enqueue one by one ÷ raw, relaxed", "enqueue.one", RELAXED,
+          ("enqueue.one", RAW_RELAXED), 0.35),
+    Floor("enqueue in bulk ÷ raw", "enqueue.bulk", OURS, ("enqueue.bulk", RAW), 0.5),
+    Floor("pick-up by an idle worker, p50", "latency.p50", OURS, None, 2.0, " ms", at_most=True),
+    Floor("pick-up by an idle worker, p99", "latency.p99", OURS, None, 10.0, " ms", at_most=True),
+    Floor("one by one with 1,000,000 ended jobs ÷ empty", "growth.full.one", OURS,
+          ("growth.empty.one", OURS), 0.9),
+    Floor("in bulk with 1,000,000 ended jobs ÷ empty", "growth.full.bulk", OURS,
+          ("growth.empty.bulk", OURS), 0.9),
+    Floor("drain with 1,000,000 ended jobs ÷ empty", "growth.full.drain", OURS,
+          ("growth.empty.drain", OURS), 0.9),
+    Floor("memory (PSS) of an idle worker ÷ RQ's SimpleWorker", "memory.pss", OURS,
+          ("memory.pss", "rq"), 2.0, at_most=True),
+    Floor("CPU of an idle worker", "memory.cpu", OURS, None, 1.0, " % of a core", at_most=True),
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""What is measured; one class per kind, recording metrics named `<measure>.<detail>`."""

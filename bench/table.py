@@ -1,0 +1,148 @@
+"""The results as Markdown, readable as it is on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.floors import FLOORS
+from bench.results import Results
+from bench.stats import Spread
+from bench.systems.base import System
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading and the metric below it, with the decimals to show."""
+
+    heading: str
+    metric: str
+    decimals: int = 0
+
+
+SECTIONS: Sequence[tuple[str, str, Sequence[Column]]] = (
+    ("Enqueue", "Jobs a second.", (
+        Column("one by one", "enqueue.one"),
+        Column("in bulk", "enqueue.bulk"),
+    )),
+    ("Drain", "No-op jobs a second, from the first body's begin until the last ending was seen;"
+     " *steady*: the rate at which bodies began, over the middle of the run.", (
+        Column("one process", "drain.1"),
+        Column("steady", "drain.1.steady"),
+        Column("two processes", "drain.2"),
+        Column("steady", "drain.2.steady"),
+        Column("two workers", "drain.two-workers"),
+        Column("steady", "drain.two-workers.steady"),
+    )),
+    ("Bodies of 1 ms of CPU", "Jobs a second.", (
+        Column("one process", "scaling.1"),
+        Column("two processes", "scaling.2"),
+        Column("steady, one", "scaling.1.steady"),
+        Column("steady, two", "scaling.2.steady"),
+    )),
+    ("Pick-up by an idle worker", "Milliseconds until the body begins, in another process: from"
+     " the call of `enqueue`, so with its commit, and from its return.", (
+        Column("p50", "latency.p50", 2),
+        Column("p99", "latency.p99", 2),
+        Column("after, p50", "latency.after.p50", 2),
+        Column("after, p99", "latency.after.p99", 2),
+    )),
+    ("An idle worker", "MiB over all its processes (PSS: shared pages divided among their users;"
+     " USS: without them), and the share of a core it uses while it waits.", (
+        Column("PSS", "memory.pss", 1),
+        Column("USS", "memory.uss", 1),
+        Column("processes", "memory.processes"),
+        Column("CPU %", "memory.cpu", 2),
+    )),
+    ("Growth", "Jobs a second on an empty ledger, and on one with {history:,} ended jobs.", (
+        Column("one by one, empty", "growth.empty.one"),
+        Column("full", "growth.full.one"),
+        Column("in bulk, empty", "growth.empty.bulk"),
+        Column("full", "growth.full.bulk"),
+        Column("drain, empty", "growth.empty.drain"),
+        Column("full", "growth.full.drain"),
+    )),
+    ("Retry", "Seconds to retry 50,000 failed jobs (RQ: from a measured 1,000; it has only a call"
+     " for each job. Huey and Dramatiq keep no failed jobs to retry).", (
+        Column("seconds", "retry.seconds", 2),
+    )),
+)  # fmt: skip
+
+
+def show(spread: Spread | None, decimals: int) -> str:
+    """`median (low to high)`, or a dash."""
+    if spread is None:
+        return "-"
+    values = [f"{v:,.{decimals}f}" for v in (spread.median, spread.low, spread.high)]
+    return f"{values[0]} ({values[1]} to {values[2]})" if spread.rounds > 1 else values[0]
+
+
+def grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table with aligned columns."""
+    widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+
+    return [line(headings), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(line, rows)]
+
+
+def section(title: str, text: str, columns: Sequence[Column], systems: Sequence[System],
+            results: Results) -> list[str]:  # fmt: skip
+    """One kind of measurement over all systems; empty when nothing of it was measured."""
+    shown = [c for c in columns if c.metric in results.values]
+    rows = []
+    for system in systems:
+        spreads = [results.spread(c.metric, system.key) for c in shown]
+        if any(spreads):
+            cells = (show(s, c.decimals) for s, c in zip(spreads, shown, strict=True))
+            rows.append([system.title, *cells])
+    if not rows:
+        return []
+    return [f"## {title}", "", text, "", *grid(["system", *(c.heading for c in shown)], rows), ""]
+
+
+def floors(systems: Sequence[System], results: Results) -> list[str]:
+    """The speeds to reach, beside what was measured."""
+    peers = [s.key for s in systems if s.family == "peer"]
+    rows = []
+    for floor in FLOORS:
+        spread = floor.measured(results, peers)
+        if spread is None:
+            rows.append([floor.title, floor.wanted(), "not measured in this run", ""])
+        else:
+            reached = "yes" if floor.reached(spread) else "**no**"
+            rows.append([floor.title, floor.wanted(), show(spread, 2), reached])
+    headings = ["measure", "floor", "median (low to high)", "reached"]
+    return ["## Speeds to reach", "", "Ratios are taken within each round. \"Raw\" is plain"
+            " `sqlite3` on the same tables and indexes, doing the same changes of rows in batches"
+            " of 500.", "", *grid(headings, rows), ""]  # fmt: skip
+
+
+def document(systems: Sequence[System], results: Results, facts: Sequence[str],
+             history: int) -> str:  # fmt: skip
+    """Everything."""
+    lines = floors(systems, results)
+    for title, text, columns in SECTIONS:
+        lines += section(title, text.format(history=history), columns, systems, results)
+    if results.skipped or results.errors:
+        lines += ["## Not measured", ""]
+        lines += [f"- {name}: {why}" for name, why in results.skipped.items()]
+        lines += [f"- {system}, {m}: {why}" for (system, m), why in results.errors.items()]
+        lines.append("")
+    lines += ["## The machine and the run", "", *(f"- {fact}" for fact in facts), ""]
+    return "\n".join(lines)
+
+
+def preface(command: str) -> str:
+    """How the document came about."""
+    return f"""# Benchmarks
+
+Made by `make bench ARGS=--write` (this time: `{command}`); do not edit it by hand. failbetter is
+measured side by side with other systems, each in its newest release, installed in an environment
+of its own, with sensible settings, and its workers started as a user would start them. Rounds go
+round robin over the systems. Figures are medians, in parentheses the least and the greatest of
+all rounds. One run on one machine says how systems compare there and then, not how fast they are
+on yours.
+
+"""
