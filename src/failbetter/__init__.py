@@ -1,0 +1,84 @@
+"""failbetter: background jobs that fail better.
+
+Every job has one durable record, its ledger row, that tells the truth and reaches an end.
+"""
+
+from failbetter.app import App
+from failbetter.durations import Duration
+from failbetter.errors import (
+    AttemptLost,
+    Cancelled,
+    ConfigurationError,
+    Discard,
+    EffectUncertain,
+    Fail,
+    FailbetterError,
+    Interrupted,
+    JobFailed,
+    JobNotFound,
+    LedgerError,
+    LedgerFull,
+    LedgerUnavailable,
+    NotInJob,
+    PayloadTooLarge,
+    Refused,
+    Release,
+    Retry,
+    SchemaMismatch,
+    TimedOut,
+    UnknownTask,
+)
+from failbetter.health import Finding, Health
+from failbetter.job import Attempt, Effect, Job
+from failbetter.lifecycle.backoff import Backoff, exponential, fixed, linear
+from failbetter.lifecycle.fingerprint import Failure, Frame, fingerprint
+from failbetter.running import RunningJob, current_job
+from failbetter.task import Call, Task
+from failbetter.triage.queries import Group, Jobs, Outcome
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "App",
+    "Attempt",
+    "AttemptLost",
+    "Backoff",
+    "Call",
+    "Cancelled",
+    "ConfigurationError",
+    "Discard",
+    "Duration",
+    "Effect",
+    "EffectUncertain",
+    "Fail",
+    "FailbetterError",
+    "Failure",
+    "Finding",
+    "Frame",
+    "Group",
+    "Health",
+    "Interrupted",
+    "Job",
+    "JobFailed",
+    "JobNotFound",
+    "Jobs",
+    "LedgerError",
+    "LedgerFull",
+    "LedgerUnavailable",
+    "NotInJob",
+    "Outcome",
+    "PayloadTooLarge",
+    "Refused",
+    "Release",
+    "Retry",
+    "RunningJob",
+    "SchemaMismatch",
+    "Task",
+    "TimedOut",
+    "UnknownTask",
+    "current_job",
+    "exponential",
+    "fingerprint",
+    "fixed",
+    "linear",
+]

@@ -1,0 +1,312 @@
+"""The App: where the ledger is, which tasks exist, and the verbs a user calls."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
+
+from failbetter import health, ids
+from failbetter.durations import Duration, seconds
+from failbetter.errors import ConfigurationError, JobNotFound, UnknownTask
+from failbetter.health import Health
+from failbetter.job import Job
+from failbetter.ledger import migrate, reads
+from failbetter.ledger.database import Database
+from failbetter.ledger.reads import Filters
+from failbetter.lifecycle.backoff import Backoff, coerce
+from failbetter.lifecycle.policy import DEFAULT_BACKOFF, OnLost, Policy, Replay
+from failbetter.lifecycle.states import State
+from failbetter.task import Options, Task, check_priority, check_queue
+from failbetter.triage.queries import Jobs
+from failbetter.twins import twin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MAX_PAYLOAD = 1_000_000
+_NAME = re.compile(r"[\w.:-]{1,150}")
+
+
+class App:
+    """An application's jobs.
+
+    `url`: the ledger's database, as SQLAlchemy writes it; else `$FAILBETTER_URL`, else
+    `$DATABASE_URL`. `lease`: how long a worker is believed alive without news (a duration, 30 s;
+    else `$FAILBETTER_LEASE`). `durability`: "full", or "relaxed" where a power cut may take the
+    last moments. `code_version`: what attempts record; else `$FAILBETTER_CODE_VERSION`, else a
+    fingerprint of the loaded code. `max_payload`: bytes of arguments as JSON. `fleet_folder`:
+    where workers of one host see one another's locks (beside a SQLite file).
+
+    Nothing is opened before it is needed. Raises ConfigurationError for settings that cannot work.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        lease: Duration | None = None,
+        durability: Literal["full", "relaxed"] = "full",
+        code_version: str | None = None,
+        max_payload: int = MAX_PAYLOAD,
+        fleet_folder: str | os.PathLike[str] | None = None,
+    ) -> None:
+        url = url or os.environ.get("FAILBETTER_URL") or os.environ.get("DATABASE_URL")
+        if not url:
+            raise ConfigurationError(
+                "where is the ledger? Give App a URL such as sqlite:///jobs.db,"
+                " or set FAILBETTER_URL"
+            )
+        if durability not in ("full", "relaxed"):
+            raise ConfigurationError(f'durability is "full" or "relaxed", not {durability!r}')
+        self.lease = _lease(lease if lease is not None else os.environ.get("FAILBETTER_LEASE", 30))
+        self.code_version = code_version or os.environ.get("FAILBETTER_CODE_VERSION") or None
+        self.tasks: dict[str, Task[..., Any]] = {}
+        self.fleet_folder = None if fleet_folder is None else Path(fleet_folder).absolute()
+        self.database = Database(url, durable=durability == "full", fleet_folder=self.fleet_folder)
+        self._max_payload = max_payload
+
+    def __repr__(self) -> str:
+        return f"<App {self.database.name}>"
+
+    # -- tasks
+
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(
+        self,
+        function: None = None,
+        /,
+        *,
+        name: str | None = None,
+        queue: str = "default",
+        priority: int = 0,
+        max_attempts: int = 5,
+        backoff: Backoff | Duration | Sequence[Duration] | Callable[[int], Duration] = ...,
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] = (Exception,),
+        fail_on: type[BaseException] | tuple[type[BaseException], ...] = (),
+        discard_on: type[BaseException] | tuple[type[BaseException], ...] = (),
+        timeout: Duration | None = 3600,
+        expires_after: Duration | None = None,
+        release_within: Duration = "24h",
+        max_crashes: int = 3,
+        max_losses: int = 10,
+        on_lost: OnLost = "retry",
+        unique: Callable[..., object] | None = None,
+        exclusive: Callable[..., object] | None = None,
+        subject: Callable[..., object] | None = None,
+        tags: Sequence[str] = (),
+        replay: Replay = "safe",
+        redact: Sequence[str] = (),
+        **later: Any,
+    ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+
+    def task(self, function: Any = None, /, **options: Any) -> Any:
+        """Register a function as a task; with its policy in brackets, or bare.
+
+        `name`: else the function's. `queue`, `priority` (higher first). `max_attempts`: what
+        raised or timed out, the first run included. `backoff`: see `fixed`, `linear`,
+        `exponential`; a duration, a list of them, or a callable from the attempt's number (from
+        1). `retry_on`, `fail_on`, `discard_on`: exception types; the most specific wins, and an
+        exception that none names ends the job. `timeout`: of a running body; None for none.
+        `expires_after`: how long a job may wait in all. `release_within`: how long it may be put
+        off by `Release`. `max_crashes`, `max_losses`: deaths of its process, of its worker.
+        `on_lost`: "fail" never runs a body twice whose outcome is unknown. `unique`,
+        `exclusive`: callables from the arguments to a key: at most one live, at most one running
+        job of that key. `subject`: what the job is about. `replay`: what a later manual retry
+        may do. `redact`: parameters whose values are shown nowhere.
+
+        Raises TypeError or ValueError for an option that cannot be, ConfigurationError for a
+        name that is taken.
+        """
+        if function is not None:
+            return self._register(function, {})
+        return lambda found: self._register(found, options)
+
+    def _register(self, function: Callable[P, R], given: dict[str, Any]) -> Task[P, R]:
+        if not callable(function):
+            raise TypeError("@app.task decorates a function; write its options by name")
+        name = given.pop("name", None) or getattr(function, "__name__", "")
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigurationError(f"{name!r} is no task name; give one with name=")
+        known = self.tasks.get(name)
+        if known is not None and not _same_function(known.function, function):
+            raise ConfigurationError(
+                f"there is a task {name!r} already, in {known.function.__module__};"
+                " give one of the two another name with name="
+            )
+        task = Task(self, function, name, _options(name, **given), self._max_payload)
+        self._check_parameters(task)
+        self.tasks[name] = task
+        return task
+
+    def _check_parameters(self, task: Task[..., Any]) -> None:
+        if inspect.isgeneratorfunction(task.function) or inspect.isasyncgenfunction(task.function):
+            raise TypeError(f"task {task.name} is a generator, which nobody would run to its end")
+        missing = set(task.options.policy.redact) - set(task.arguments.signature.parameters)
+        if missing:
+            raise ValueError(f"task {task.name}: redact names no parameter of it: {missing}")
+
+    def find_task(self, name: str) -> Task[..., Any]:
+        """The task of that name. Raises UnknownTask, naming near ones."""
+        found = self.tasks.get(name)
+        if found is None:
+            known = ", ".join(sorted(self.tasks)) or "none at all"
+            raise UnknownTask(f"no task {name!r} is registered; there are: {known}")
+        return found
+
+    # -- jobs
+
+    def _job_made(self, number: int, created: bool) -> Job:
+        return Job(self.database, number, created=created)
+
+    def job(self, id: str) -> Job:  # noqa: A002  # what users call it
+        """The job of that id. Raises JobNotFound; ValueError when the text is no id."""
+        number = ids.from_text(id)
+        row = reads.job(self.database, number)
+        if row is None:
+            raise JobNotFound(f"no job {id} is in {self.database.name}")
+        return Job(self.database, number, row=row)
+
+    @property
+    def jobs(self) -> Jobs:
+        """All jobs, newest first: a query to narrow with `where`."""
+        return Jobs(self.database)
+
+    @property
+    def failed(self) -> Jobs:
+        """The failed jobs, newest first: a query to narrow with `where`."""
+        return Jobs(self.database, Filters(states=(State.FAILED.value,)))
+
+    # -- care
+
+    def health(self) -> Health:
+        """Findings about the ledger and its workers. Never raises for a ledger out of reach."""
+        return health.check(self.database)
+
+    ahealth = twin(health)  # type: ignore[arg-type]
+
+    def migrate(self) -> tuple[str | None, str]:
+        """Create or upgrade the schema; the revisions before (None: there was none) and after."""
+        return migrate.upgrade(self.database)
+
+    def close(self) -> None:
+        """Close the ledger's connections. They open again when they are needed."""
+        self.database.close()
+
+
+def _same_function(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    """A module that is loaded twice (reload, `__main__`) registers the same function again."""
+    return (one.__qualname__, inspect.getsourcefile(one)) == (
+        other.__qualname__,
+        inspect.getsourcefile(other),
+    )
+
+
+def _lease(value: Duration) -> float:
+    try:
+        lease = seconds(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"lease: {error}") from None
+    if not 2 <= lease <= 86_400:
+        raise ConfigurationError(f"a lease is 2 s to 1 day, not {value!r}")
+    return lease
+
+
+_LATER = {"version", "verify", "breaker", "on_missing", "on_partial", "recover_within"}
+_LATER |= {"stalled_after"}
+
+
+def _options(
+    task: str,
+    *,
+    queue: str = "default",
+    priority: int = 0,
+    max_attempts: int = 5,
+    backoff: Any = DEFAULT_BACKOFF,
+    retry_on: Any = (Exception,),
+    fail_on: Any = (),
+    discard_on: Any = (),
+    timeout: Duration | None = 3600,
+    expires_after: Duration | None = None,
+    release_within: Duration = "24h",
+    max_crashes: int = 3,
+    max_losses: int = 10,
+    on_lost: OnLost = "retry",
+    unique: Callable[..., object] | None = None,
+    exclusive: Callable[..., object] | None = None,
+    subject: Callable[..., object] | None = None,
+    tags: Sequence[str] = (),
+    replay: Replay = "safe",
+    redact: Sequence[str] = (),
+    **later: Any,
+) -> Options:
+    unknown = set(later) - _LATER
+    if unknown:
+        raise TypeError(f"task {task}: there is no option {', '.join(sorted(unknown))}")
+    if later:
+        warnings.warn(
+            f"task {task}: {', '.join(sorted(later))}: accepted, but this version of failbetter"
+            " does not act on it yet",
+            stacklevel=4,
+        )
+    for name, key in (("unique", unique), ("exclusive", exclusive), ("subject", subject)):
+        if key is not None and not callable(key):
+            raise TypeError(f"task {task}: {name} is a callable from the arguments to a key")
+    if on_lost not in ("retry", "fail"):
+        raise ValueError(f'task {task}: on_lost is "retry" or "fail", not {on_lost!r}')
+    if replay not in ("safe", "confirm", "never"):
+        raise ValueError(f'task {task}: replay is "safe", "confirm" or "never", not {replay!r}')
+    delays = None if isinstance(backoff, Backoff) or not callable(backoff) else backoff
+    policy = Policy(
+        max_attempts=_at_least_one(task, "max_attempts", max_attempts),
+        backoff=DEFAULT_BACKOFF if delays is not None else coerce(backoff),
+        timeout=None if timeout is None else seconds(timeout),
+        release_within=seconds(release_within),
+        max_crashes=_at_least_one(task, "max_crashes", max_crashes),
+        max_losses=_at_least_one(task, "max_losses", max_losses),
+        # A task that must never run again by hand must not be run again by chance either.
+        on_lost="fail" if replay == "never" else on_lost,
+        replay=replay,
+        redact=_texts(task, "redact", redact),
+    )
+    return Options(
+        policy=policy,
+        queue=check_queue(queue),
+        priority=check_priority(priority),
+        retry_on=_errors(task, "retry_on", retry_on),
+        fail_on=_errors(task, "fail_on", fail_on),
+        discard_on=_errors(task, "discard_on", discard_on),
+        delays=delays,
+        expires_after=None if expires_after is None else seconds(expires_after),
+        unique=unique,
+        exclusive=exclusive,
+        subject=subject,
+        tags=_texts(task, "tags", tags),
+    )
+
+
+def _at_least_one(task: str, name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
+        raise ValueError(f"task {task}: {name} is a whole number from 1, not {value!r}")
+    return value
+
+
+def _texts(task: str, name: str, values: Any) -> tuple[str, ...]:
+    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"task {task}: {name} is a sequence of texts, not {values!r}")
+    return tuple(values)
+
+
+def _errors(task: str, name: str, value: Any) -> tuple[type[BaseException], ...]:
+    types = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in types):
+        raise TypeError(f"task {task}: {name} is an exception type or a tuple of them")
+    return types

@@ -1,0 +1,90 @@
+"""Findings about the ledger and its workers. It finds; others print."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from failbetter.errors import FailbetterError
+from failbetter.ledger import reads, registry
+from failbetter.lifecycle.states import State
+
+if TYPE_CHECKING:
+    from failbetter.ledger.database import Database
+
+Status = Literal["pass", "warn", "fail"]
+_ORDER: list[Status] = ["pass", "warn", "fail"]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One check: `status` pass, warn or fail, and what was seen."""
+
+    name: str
+    status: Status
+    observed: Any
+    output: str | None = None
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The health document. `status` is the worst of the findings."""
+
+    status: Status
+    findings: list[Finding]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The document as `application/health+json` has it."""
+        return {
+            "status": self.status,
+            "checks": {
+                finding.name: {
+                    "status": finding.status,
+                    "observedValue": finding.observed,
+                    **({"output": finding.output} if finding.output else {}),
+                }
+                for finding in self.findings
+            },
+        }
+
+
+def check(database: Database) -> Health:
+    """Look at the ledger; a ledger that cannot be asked is `fail`, never assumed to be well."""
+    try:
+        findings = _findings(database)
+    except FailbetterError as error:
+        findings = [Finding("ledger", "fail", None, str(error))]
+    worst = max((finding.status for finding in findings), key=_ORDER.index)
+    return Health(worst, findings)
+
+
+def _findings(database: Database) -> list[Finding]:
+    now = time.time_ns() // 1000
+    with database.look() as tx:
+        workers = registry.all_workers(tx)
+    counts = reads.counts_by(database, [State.PENDING, State.RUNNING, State.FAILED])
+    oldest = reads.oldest_due(database, now)
+    silent = [worker for worker in workers if worker.lease_expired(now)]
+    alive = len(workers) - len(silent)
+    found = [
+        Finding("ledger", "pass", database.name),
+        Finding(
+            "workers",
+            "pass" if alive else "warn",
+            alive,
+            None if alive else "no worker is alive: jobs are accepted, but none will run",
+        ),
+        Finding("jobs", "pass", counts),
+        Finding("oldest_waiting_seconds", "pass", 0.0 if oldest is None else (now - oldest) / 1e6),
+    ]
+    if silent:
+        names = ", ".join(worker.name for worker in silent)
+        found.append(
+            Finding(
+                "leases",
+                "warn",
+                len(silent),
+                f"lease expired: {names}; their jobs are handed back by the next sweep",
+            )
+        )
+    return found

@@ -1,0 +1,317 @@
+"""A job from outside its body: what its row says, and what may be asked of it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from failbetter import ids
+from failbetter.durations import Duration, seconds, to_datetime
+from failbetter.errors import JobFailed, JobNotFound, Refused
+from failbetter.ledger import acts, reads
+from failbetter.lifecycle.policy import from_json
+from failbetter.lifecycle.states import ENDS, State
+from failbetter.twins import twin
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from failbetter.ledger.database import Database
+    from failbetter.ledger.reads import JobRow
+
+MASK = "***"
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One ended execution of a job, with its evidence.
+
+    `id` names the attempt; `number` counts from 1. `state`, `reason` and `next_run_at` are what
+    its end made of the job. `evidence` holds what is known of a death: `signal`, `exit_code`,
+    `out_of_memory`, `stacks` and more, as far as they apply.
+    """
+
+    id: str
+    number: int
+    cause: str
+    state: str
+    reason: str | None
+    next_run_at: datetime | None
+    begun_at: datetime | None
+    ended_at: datetime
+    worker: str
+    code: str | None
+    error_type: str | None
+    error_message: str | None
+    traceback: str | None
+    evidence: dict[str, Any]
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """An effect of a job; `done_at` None: intended, and not known to have happened."""
+
+    name: str
+    intended_at: datetime
+    done_at: datetime | None
+    result: Any
+
+
+class Job:
+    """A handle on one job. Reads its row when first asked, and again on `refresh()`."""
+
+    __slots__ = ("_database", "_number", "_row", "created")
+
+    def __init__(
+        self, database: Database, number: int, *, created: bool = True, row: JobRow | None = None
+    ) -> None:
+        self._database = database
+        self._number = number
+        self._row = row
+        self.created = created
+        """False when `enqueue` found the live job of this unique key instead of making one."""
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and other._number == self._number
+
+    def __hash__(self) -> int:
+        return hash(self._number)
+
+    @property
+    def row(self) -> JobRow:
+        """The job's row as last read. Raises JobNotFound when there is none."""
+        if self._row is None:
+            self._row = reads.job(self._database, self._number)
+        if self._row is None:
+            raise JobNotFound(f"no job {self.id} is in {self._database.name}")
+        return self._row
+
+    def refresh(self) -> Job:
+        """Read the row again; returns the job itself."""
+        self._row = None
+        _ = self.row
+        return self
+
+    arefresh = twin(refresh)
+
+    @property
+    def id(self) -> str:
+        """The job's id: 13 characters."""
+        return ids.to_text(self._number)
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self.row.task
+
+    @property
+    def queue(self) -> str:
+        """The queue's name."""
+        return self.row.queue
+
+    @property
+    def priority(self) -> int:
+        """Higher goes first."""
+        return self.row.priority
+
+    @property
+    def state(self) -> str:
+        """`pending`, `running`, `succeeded`, `failed` or `discarded`."""
+        return self.row.state
+
+    @property
+    def reason(self) -> str | None:
+        """Why the job is in its end state; None while it is live or simply succeeded."""
+        return self.row.reason
+
+    @property
+    def over(self) -> bool:
+        """Whether the job has come to an end."""
+        return self.row.state in ENDS
+
+    @property
+    def attempt(self) -> int:
+        """The number of the current attempt, or of the last one: 0 before the first."""
+        return self.row.starts + (self.row.state == State.RUNNING)
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """The ended attempts, oldest first."""
+        return [_attempt(self.id, row) for row in reads.attempts_of(self._database, self._number)]
+
+    @property
+    def effects(self) -> list[Effect]:
+        """The job's effects, oldest first."""
+        return [
+            Effect(
+                row.name,
+                _at(row.intended_at),
+                to_datetime(row.done_at),
+                None if row.result is None else msgspec.json.decode(row.result),
+            )
+            for row in reads.effects_of(self._database, self._number)
+        ]
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """The arguments by parameter name, as JSON has them; redacted ones masked."""
+        stored: dict[str, Any] = msgspec.json.decode(self.row.payload)
+        for name in from_json(self.row.policy).redact:
+            if name in stored:
+                stored[name] = MASK
+        return stored
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The task's tags."""
+        return () if self.row.tags is None else tuple(msgspec.json.decode(self.row.tags))
+
+    @property
+    def error_type(self) -> str | None:
+        """The last error's type, with its module."""
+        return self.row.error_type
+
+    @property
+    def error_message(self) -> str | None:
+        """The last error's message."""
+        return self.row.error_message
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The stable key of the last failure's cause."""
+        return self.row.fingerprint
+
+    @property
+    def created_at(self) -> datetime:
+        """When the job was accepted."""
+        return _at(self.row.created_at)
+
+    @property
+    def run_at(self) -> datetime:
+        """When the job may run (again) at the earliest."""
+        return _at(self.row.run_at)
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When the job came to its end."""
+        return to_datetime(self.row.ended_at)
+
+    def waiting_for(self, now: float | None = None) -> str | None:
+        """What a pending job waits for, in words; for a running one, whether its worker is heard of.
+
+        None for a job that is over. `now`: seconds since the epoch, for tests.
+        """
+        row = self.row
+        at = time.time() if now is None else now
+        if self.over:
+            return None
+        if row.claimed:
+            return self._held_by(row, round(at * 1_000_000))
+        if row.run_at > at * 1_000_000:
+            return f"its time, {_at(row.run_at).isoformat(timespec='seconds')}"
+        if row.exclusive_key is not None:
+            return "a worker, and for no other job of its exclusive key to run"
+        return "a worker"
+
+    def _held_by(self, row: JobRow, now: int) -> str:
+        found = None if row.worker is None else reads.worker_name(self._database, row.worker)
+        if found is None:
+            return "its worker is gone; a sweep will hand it back"
+        name, renewed_at, lease = found
+        if now > renewed_at + lease:
+            return f"lease expired: nothing was heard of worker {name} for over {lease / 1e6:g} s"
+        return f"runs on {name}" if row.state == State.RUNNING else f"claimed by {name}"
+
+    def result(self, timeout: Duration | None = None) -> Any:
+        """Wait for the job's end and return its result, as JSON has it.
+
+        `timeout`: None waits for ever, 0 looks once. Raises JobFailed when the job failed or was
+        discarded, TimeoutError when it is still live after `timeout`.
+        """
+        limit = None if timeout is None else time.monotonic() + seconds(timeout)
+        pause = 0.002
+        while not self.refresh().over:
+            if limit is not None and time.monotonic() >= limit:
+                raise TimeoutError(f"job {self.id} is still {self.state} ({self.waiting_for()})")
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.1)
+        row = self.row
+        if row.state != State.SUCCEEDED:
+            why = f": {row.error_type}: {row.error_message}" if row.error_type else ""
+            message = f"job {self.id} ({row.task}) ended {row.state}({row.reason}){why}"
+            raise JobFailed(self.id, row.state, row.reason, message)
+        return None if row.result is None else msgspec.json.decode(row.result)
+
+    aresult = twin(result)
+
+    @property
+    def note(self) -> str | None:
+        """What is to be known of the result, for one: that it could not be stored."""
+        return self.row.note
+
+    def cancel(self) -> Job:
+        """Discard a waiting job; ask the worker of a running one to stop it.
+
+        Raises Refused when the job is over.
+        """
+        with self._database.write() as tx:
+            done = acts.cancel(tx, self._number, time.time_ns() // 1000)
+        if not done:
+            raise Refused(f"job {self.id} cannot be cancelled: it is {self.refresh().state}")
+        self._database.fleet.wake()
+        return self.refresh()
+
+    acancel = twin(cancel)
+
+    def retry(self) -> Job:
+        """Make a failed job wait again with fresh budgets, now.
+
+        Raises Refused, saying why, when it is not failed, has expired, or a live job has its
+        unique key.
+        """
+        with self._database.write() as tx:
+            refused = acts.retry(tx, self._number, time.time_ns() // 1000)
+        if refused is not None:
+            raise Refused(f"job {self.id} cannot be retried: {refused}")
+        self._database.fleet.wake()
+        return self.refresh()
+
+    aretry = twin(retry)
+
+    def discard(self) -> Job:
+        """Put a failed job aside for good. Raises Refused when it is not failed."""
+        with self._database.write() as tx:
+            refused = acts.discard(tx, self._number, time.time_ns() // 1000)
+        if refused is not None:
+            raise Refused(f"job {self.id} cannot be discarded: {refused}")
+        return self.refresh()
+
+    adiscard = twin(discard)
+
+
+def _at(value: int) -> datetime:
+    found = to_datetime(value)
+    assert found is not None
+    return found
+
+
+def _attempt(job: str, row: reads.AttemptRow) -> Attempt:
+    return Attempt(
+        f"{job}.{row.fence}",
+        row.number,
+        row.cause,
+        row.state,
+        row.reason,
+        to_datetime(row.run_at),
+        to_datetime(row.begun_at),
+        _at(row.ended_at),
+        row.worker,
+        row.code,
+        row.error_type,
+        row.error_message,
+        row.traceback,
+        {} if row.evidence is None else msgspec.json.decode(row.evidence),
+    )

@@ -1,0 +1,103 @@
+"""What a person does to jobs: cancel, retry, discard. Compare-and-set, so two callers act once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import literal_column, null, select, update
+
+from failbetter.ledger.prepared import Prepared, b
+from failbetter.ledger.schema import jobs
+from failbetter.lifecycle.states import Reason, State
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+
+    from failbetter.ledger.database import Tx
+
+_one = literal_column("1")
+_zero = literal_column("0")
+
+
+def _is(word: State | Reason) -> ColumnElement[str]:
+    return literal_column(f"'{word}'")
+
+
+_this = jobs.c.id == b("id")
+_end = {"rank": null(), "live": null(), "ended_at": b("now"), "fence": jobs.c.fence + _one}
+CANCEL_WAITING = Prepared(
+    update(jobs)
+    .values(state=_is(State.DISCARDED), reason=_is(Reason.CANCELLED), **_end)
+    .where(_this, jobs.c.live == _one, jobs.c.claimed.is_(None)),
+    "now id",
+)
+ASK_TO_CANCEL = Prepared(
+    update(jobs).values(cancel=_one).where(_this, jobs.c.claimed == _one),
+    "id",
+)
+RETRY = Prepared(
+    update(jobs)
+    .values(
+        state=_is(State.PENDING),
+        reason=null(),
+        rank=-jobs.c.priority,
+        run_at=b("now"),
+        begun_at=null(),
+        ended_at=null(),
+        live=_one,
+        fence=jobs.c.fence + _one,
+        attempts=_zero,
+        crashes=_zero,
+        losses=_zero,
+        hand_backs=_zero,
+        suspect=_zero,
+        released_since=null(),
+    )
+    .where(
+        _this,
+        jobs.c.state == _is(State.FAILED),
+        jobs.c.expires_at.is_(None) | (jobs.c.expires_at > b("limit")),
+    ),
+    "now id limit",
+)
+DISCARD = Prepared(
+    update(jobs)
+    .values(state=_is(State.DISCARDED), reason=_is(Reason.BY_OPERATOR), **_end)
+    .where(_this, jobs.c.state == _is(State.FAILED)),
+    "now id",
+)
+KEY_OF = Prepared(select(jobs.c.unique_key).where(_this), "id")
+LIVE_OF = Prepared(
+    select(jobs.c.id).where(jobs.c.unique_key == b("key"), jobs.c.live == _one), "key"
+)
+STATE_OF = Prepared(select(jobs.c.state).where(_this), "id")
+
+
+def cancel(tx: Tx, number: int, now: int) -> bool:
+    """End a waiting job, or ask the worker of a claimed one to; False when it is over already."""
+    return bool(tx.run(CANCEL_WAITING, now, number) or tx.run(ASK_TO_CANCEL, number))
+
+
+def retry(tx: Tx, number: int, now: int, *, unique: bool = True) -> str | None:
+    """Make a failed job wait again with fresh budgets; else why not, in a few words.
+
+    `unique` False: the caller knows that the job has no unique key.
+    """
+    if unique:
+        key = tx.row(KEY_OF, number)
+        if key is not None and key[0] is not None and tx.row(LIVE_OF, key[0]) is not None:
+            return "a live job has its unique key"
+    if tx.run(RETRY, now, number, now):
+        return None
+    row = tx.row(STATE_OF, number)
+    if row is None:
+        return "not found"
+    return "expired" if row[0] == State.FAILED else f"not failed but {row[0]}"
+
+
+def discard(tx: Tx, number: int, now: int, *, unique: bool = True) -> str | None:
+    """Put a failed job aside for good; else why not, in a few words."""
+    if tx.run(DISCARD, now, number):
+        return None
+    row = tx.row(STATE_OF, number)
+    return "not found" if row is None else f"not failed but {row[0]}"

@@ -1,0 +1,245 @@
+"""The one door into running: the claim; and the way back for what was claimed and not begun."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from sqlalchemy import literal_column, null, select, tuple_, update
+
+from failbetter.faultpoints import passing
+from failbetter.ledger.prepared import ZERO, Prepared, b
+from failbetter.ledger.schema import jobs, workers
+from failbetter.lifecycle.decide import Facts
+from failbetter.lifecycle.policy import Policy, from_json
+from failbetter.lifecycle.states import State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from failbetter.ledger.database import Tx
+
+
+class Claimed(msgspec.Struct):
+    """A claimed job: all that its worker decides with. `fence` is this attempt's."""
+
+    id: int
+    fence: int
+    task: str
+    queue: str
+    priority: int
+    run_at: int
+    created_at: int
+    expires_at: int | None
+    starts: int
+    attempts: int
+    crashes: int
+    losses: int
+    hand_backs: int
+    suspect: int
+    released_since: int | None
+    exclusive_key: str | None
+    payload: str
+    policy_text: str
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of the job's task at the time it was enqueued."""
+        return from_json(self.policy_text)
+
+    def facts(self) -> Facts:
+        """What a decision about this job needs to know."""
+        return Facts(
+            self.policy,
+            self.attempts,
+            self.crashes,
+            self.losses,
+            self.hand_backs,
+            bool(self.suspect),
+            self.released_since,
+            self.expires_at,
+            self.starts,
+        )
+
+
+class Lane(msgspec.Struct, frozen=True):
+    """Waiting jobs that differ only in age. `run_at`: of the first of them."""
+
+    rank: int
+    queue: str
+    careful: int
+    run_at: int
+
+
+_one = literal_column("1")
+_lane = (jobs.c.rank, jobs.c.queue, jobs.c.careful)
+CLAIMED_COLUMNS = (
+    jobs.c.id,
+    jobs.c.fence,
+    jobs.c.task,
+    jobs.c.queue,
+    jobs.c.priority,
+    jobs.c.run_at,
+    jobs.c.created_at,
+    jobs.c.expires_at,
+    jobs.c.starts,
+    jobs.c.attempts,
+    jobs.c.crashes,
+    jobs.c.losses,
+    jobs.c.hand_backs,
+    jobs.c.suspect,
+    jobs.c.released_since,
+    jobs.c.exclusive_key,
+    jobs.c.payload,
+    jobs.c.policy,
+)
+_in_lane = (
+    jobs.c.rank == b("rank"),
+    jobs.c.queue == b("queue"),
+    jobs.c.careful == b("careful"),
+    jobs.c.run_at <= b("now"),
+)
+_take = {
+    "rank": null(),
+    "worker": b("worker"),
+    "claimed": _one,
+    "fence": jobs.c.fence + _one,
+}
+NEXT_LANE = Prepared(
+    select(*_lane, jobs.c.run_at)
+    .where(jobs.c.rank.is_not(None), tuple_(*_lane) > tuple_(b("rank"), b("queue"), b("careful")))
+    .order_by(*_lane, jobs.c.run_at)
+    .limit(_one)
+    .offset(ZERO),
+    "rank queue careful",
+)
+CLAIM = Prepared(
+    update(jobs)
+    .values(_take)
+    .where(
+        jobs.c.id.in_(
+            select(jobs.c.id)
+            .where(*_in_lane)
+            .order_by(jobs.c.run_at)
+            .limit(b("limit"))
+            .offset(ZERO)
+        )
+    )
+    .returning(*CLAIMED_COLUMNS),
+    "worker rank queue careful now limit",
+)
+_holder = jobs.alias("holder")
+FREE_TO_RUN = Prepared(
+    select(jobs.c.id, jobs.c.exclusive_key)
+    .where(
+        *_in_lane,
+        ~select(_one)
+        .where(_holder.c.exclusive_key == jobs.c.exclusive_key, _holder.c.claimed == _one)
+        .exists(),
+    )
+    .order_by(jobs.c.run_at)
+    .limit(b("limit"))
+    .offset(ZERO),
+    "rank queue careful now limit",
+)
+CLAIM_ONE = Prepared(
+    update(jobs)
+    .values(_take)
+    .where(jobs.c.id == b("id"), jobs.c.rank.is_not(None))
+    .returning(*CLAIMED_COLUMNS),
+    "worker id",
+)
+IS_REGISTERED = Prepared(select(workers.c.id).where(workers.c.id == b("id")), "id")
+MARK_BEGUN = Prepared(
+    update(jobs)
+    .values(state=literal_column(f"'{State.RUNNING}'"), begun_at=b("begun_at"))
+    .where(jobs.c.id == b("id"), jobs.c.fence == b("fence")),
+    "begun_at id fence",
+)
+GIVE_BACK = Prepared(
+    update(jobs)
+    .values(
+        rank=-jobs.c.priority,
+        worker=null(),
+        claimed=null(),
+        fence=jobs.c.fence + _one,
+    )
+    .where(jobs.c.id == b("id"), jobs.c.fence == b("fence")),
+    "id fence",
+)
+
+_FIRST = (-(1 << 31), "", 0)
+
+
+def lanes(tx: Tx, queues: Sequence[str]) -> list[Lane]:
+    """The lanes in which jobs wait, best first. `queues` empty: all of them.
+
+    With queues given, they go before one another in that order; within, by priority, then by the
+    age of the lane's first job. One index look for each lane, however many jobs there are.
+    """
+    found = []
+    after: tuple[object, ...] = _FIRST
+    while (row := tx.row(NEXT_LANE, *after)) is not None:
+        lane = Lane(*row)
+        after = (lane.rank, lane.queue, lane.careful)
+        if not queues or lane.queue in queues:
+            found.append(lane)
+    order = {queue: place for place, queue in enumerate(queues)}
+    found.sort(key=lambda lane: (order.get(lane.queue, 0), lane.rank, lane.run_at))
+    return found
+
+
+def claim(
+    tx: Tx, worker: int, queues: Sequence[str], limit: int, now: int
+) -> tuple[list[Claimed], int | None]:
+    """Claim up to `limit` jobs; with the time at which the next job falls due (None: none waits).
+
+    Only a registered worker may claim: one that was declared lost meanwhile gets nothing.
+    """
+    claimed: list[Claimed] = []
+    due: int | None = None
+    registered = False
+    for lane in lanes(tx, queues):
+        if lane.run_at > now:
+            due = lane.run_at if due is None else min(due, lane.run_at)
+            continue
+        if not registered:
+            if tx.row(IS_REGISTERED, worker) is None:
+                return [], None
+            registered = True
+        left = limit - len(claimed)
+        if left <= 0:
+            break
+        claimed += (_claim_carefully if lane.careful else _claim_lane)(tx, worker, lane, left, now)
+    if claimed:
+        passing("after_claim")
+    return claimed, due
+
+
+def _claim_lane(tx: Tx, worker: int, lane: Lane, limit: int, now: int) -> list[Claimed]:
+    rows = tx.rows(CLAIM, worker, lane.rank, lane.queue, lane.careful, now, limit)
+    claimed = [Claimed(*row) for row in rows]
+    # The order of RETURNING is not defined.
+    claimed.sort(key=lambda job: (job.run_at, job.id))
+    return claimed
+
+
+def _claim_carefully(tx: Tx, worker: int, lane: Lane, limit: int, now: int) -> list[Claimed]:
+    free = tx.rows(FREE_TO_RUN, lane.rank, lane.queue, lane.careful, now, limit)
+    first_of_key = {key: number for number, key in reversed(free)}
+    claimed = []
+    for number in first_of_key.values():
+        rows = tx.rows(CLAIM_ONE, worker, number)
+        claimed += [Claimed(*row) for row in rows]
+    return claimed
+
+
+def mark_begun(tx: Tx, begun: Sequence[tuple[int, int, int]]) -> None:
+    """Write that bodies have begun: (begun_at, id, fence) each. A lost attempt changes nothing."""
+    tx.many(MARK_BEGUN, begun)
+
+
+def give_back(tx: Tx, jobs_and_fences: Sequence[tuple[int, int]]) -> int:
+    """Make claimed jobs whose body has not begun claimable again, at their old place."""
+    passing("in_hand_back")
+    return tx.many(GIVE_BACK, jobs_and_fences)

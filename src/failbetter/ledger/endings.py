@@ -1,0 +1,243 @@
+"""How attempts end in the ledger: the job's row and the attempt's row, under the fence, at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from sqlalchemy import func, insert, literal_column, null, select, text, update
+
+from failbetter.faultpoints import passing
+from failbetter.ledger.prepared import Prepared, b
+from failbetter.ledger.schema import attempts, jobs
+from failbetter.lifecycle.decide import Transition
+from failbetter.lifecycle.states import ENDS, Cause, State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from failbetter.ledger.database import Tx
+
+
+class Error(msgspec.Struct, frozen=True):
+    """What is kept of an error."""
+
+    type: str
+    message: str
+    traceback: str | None = None
+    fingerprint: str | None = None
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """An attempt's end as it is to be written. Times in microseconds since the epoch.
+
+    `begun_at` None: no body had begun, so that there is no attempt to record.
+    """
+
+    id: int
+    fence: int
+    number: int
+    priority: int
+    transition: Transition
+    cause: Cause
+    begun_at: int | None
+    ended_at: int
+    worker: str
+    code: str | None
+    result: str | None = None
+    note: str | None = None
+    error: Error | None = None
+    evidence: str | None = None
+
+
+_one = literal_column("1")
+_mine = (jobs.c.id == b("id"), jobs.c.fence == b("fence"))
+_let_go = {"worker": null(), "claimed": null(), "cancel": null(), "fence": jobs.c.fence + _one}
+SUCCEED = Prepared(
+    update(jobs)
+    .values(
+        state=literal_column(f"'{State.SUCCEEDED}'"),
+        begun_at=b("begun_at"),
+        ended_at=b("ended_at"),
+        live=null(),
+        starts=_one,
+        result=b("result"),
+        note=b("note"),
+        **_let_go,
+    )
+    .where(*_mine),
+    "begun_at ended_at result note id fence",
+)
+SETTLE = Prepared(
+    update(jobs)
+    .values(
+        state=b("state"),
+        reason=b("reason"),
+        rank=b("rank"),
+        run_at=func.coalesce(b("run_at"), jobs.c.run_at),
+        begun_at=b("begun_at"),
+        ended_at=b("ended_at"),
+        live=b("live"),
+        starts=jobs.c.starts + b("started"),
+        attempts=b("attempts"),
+        crashes=b("crashes"),
+        losses=b("losses"),
+        hand_backs=b("hand_backs"),
+        suspect=b("suspect"),
+        released_since=b("released_since"),
+        result=b("result"),
+        note=b("note"),
+        # The last error stays in sight whatever happens after it.
+        error_type=func.coalesce(b("error_type"), jobs.c.error_type),
+        error_message=func.coalesce(b("error_message"), jobs.c.error_message),
+        fingerprint=func.coalesce(b("fingerprint"), jobs.c.fingerprint),
+        **_let_go,
+    )
+    .where(*_mine),
+    "state reason rank run_at begun_at ended_at live started attempts crashes losses hand_backs"
+    " suspect released_since result note error_type error_message fingerprint id fence",
+)
+RECORD_RETURN = Prepared(
+    insert(attempts).values(
+        job_id=b("id"),
+        fence=b("fence"),
+        number=b("number"),
+        cause=literal_column(f"'{Cause.RETURNED}'"),
+        state=literal_column(f"'{State.SUCCEEDED}'"),
+        begun_at=b("begun_at"),
+        ended_at=b("ended_at"),
+        worker=b("worker"),
+        code=b("code"),
+    ),
+    "id fence number begun_at ended_at worker code",
+)
+RECORD = Prepared(
+    insert(attempts).values(
+        job_id=b("id"),
+        fence=b("fence"),
+        number=b("number"),
+        cause=b("cause"),
+        state=b("state"),
+        reason=b("reason"),
+        run_at=b("run_at"),
+        begun_at=b("begun_at"),
+        ended_at=b("ended_at"),
+        worker=b("worker"),
+        code=b("code"),
+        error_type=b("error_type"),
+        error_message=b("error_message"),
+        traceback=b("traceback"),
+        evidence=b("evidence"),
+    ),
+    "id fence number cause state reason run_at begun_at ended_at worker code"
+    " error_type error_message traceback evidence",
+)
+SAVEPOINT = Prepared(text("SAVEPOINT endings"))
+ROLLBACK_TO = Prepared(text("ROLLBACK TO endings"))
+RELEASE = Prepared(text("RELEASE endings"))
+FENCE_OF = Prepared(select(jobs.c.fence).where(jobs.c.id == b("id")), "id")
+
+
+def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[Settlement]:
+    """Write endings; those that were no longer the job's current attempt, which changed nothing."""
+    plain = [ending for ending in settlements if _is_plain(ending)]
+    others = [ending for ending in settlements if not _is_plain(ending)]
+    lost = _succeed_all(tx, plain) if plain else []
+    for ending in others:
+        if not tx.run(SETTLE, *_row(ending)):
+            lost.append(ending)
+        elif ending.begun_at is not None:
+            tx.run(RECORD, *_attempt_row(ending))
+    passing("in_commit")
+    return lost
+
+
+def _is_plain(ending: Settlement) -> bool:
+    """Whether it is a first attempt's success: by far the commonest ending, with few columns."""
+    return ending.transition.state is State.SUCCEEDED and ending.number == 1
+
+
+def _succeed_all(tx: Tx, endings: Sequence[Settlement]) -> list[Settlement]:
+    tx.run(SAVEPOINT)
+    matched = tx.many(SUCCEED, [_success_row(ending) for ending in endings])
+    lost: list[Settlement] = []
+    if matched != len(endings):
+        # Some attempt was lost, and a batch does not say which: once more, one by one.
+        tx.run(ROLLBACK_TO)
+        lost = [ending for ending in endings if not tx.run(SUCCEED, *_success_row(ending))]
+        gone = {(ending.id, ending.fence) for ending in lost}
+        endings = [ending for ending in endings if (ending.id, ending.fence) not in gone]
+    tx.run(RELEASE)
+    tx.many(
+        RECORD_RETURN,
+        [(e.id, e.fence, e.number, e.begun_at, e.ended_at, e.worker, e.code) for e in endings],
+    )
+    return lost
+
+
+def _success_row(ending: Settlement) -> tuple[object, ...]:
+    return (
+        ending.begun_at,
+        ending.ended_at,
+        ending.result,
+        ending.note,
+        ending.id,
+        ending.fence,
+    )
+
+
+def _row(ending: Settlement) -> tuple[object, ...]:
+    to = ending.transition
+    over = to.state in ENDS
+    error = ending.error
+    return (
+        to.state.value,
+        to.reason and to.reason.value,
+        None if over else -ending.priority,
+        to.run_at,
+        ending.begun_at if over else None,
+        ending.ended_at if over else None,
+        None if over else 1,
+        0 if ending.begun_at is None else 1,
+        to.attempts,
+        to.crashes,
+        to.losses,
+        to.hand_backs,
+        int(to.suspect),
+        to.released_since,
+        ending.result,
+        ending.note,
+        error and error.type,
+        error and error.message,
+        error and error.fingerprint,
+        ending.id,
+        ending.fence,
+    )
+
+
+def _attempt_row(ending: Settlement) -> tuple[object, ...]:
+    to = ending.transition
+    error = ending.error
+    return (
+        ending.id,
+        ending.fence,
+        ending.number,
+        ending.cause.value,
+        to.state.value,
+        to.reason and to.reason.value,
+        to.run_at,
+        ending.begun_at,
+        ending.ended_at,
+        ending.worker,
+        ending.code,
+        error and error.type,
+        error and error.message,
+        error and error.traceback,
+        ending.evidence,
+    )
+
+
+def still_current(tx: Tx, number: int, fence: int) -> bool:
+    """Whether the attempt still owns the job's row."""
+    row = tx.row(FENCE_OF, number)
+    return row is not None and row[0] == fence

@@ -1,0 +1,55 @@
+"""Creates and upgrades the schema with Alembic. Safe when several processes do it at once.
+
+Alembic is imported where it has work: a worker at an up-to-date ledger does without its memory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+    from failbetter.ledger.database import Database
+
+
+def _config() -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "failbetter:ledger/migrations")
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def head() -> str:
+    """The newest migration that this version of failbetter ships."""
+    from alembic.script import ScriptDirectory
+
+    found = ScriptDirectory.from_config(_config()).get_current_head()
+    if found is None:
+        raise AssertionError("failbetter ships without migrations")
+    return found
+
+
+def upgrade(database: Database) -> tuple[str | None, str]:
+    """Bring the database to the newest schema; the revisions before and after.
+
+    All of it is one transaction; whoever comes second finds it done.
+    """
+    from alembic import command
+
+    config = _config()
+    with open(database.fleet.folder / "migrate.lock", "w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        before = database.revision()
+        with database.translated(), database.engine.connect() as connection:
+            # The driver is in autocommit mode (see sqlite.prepare_connection): begin by hand.
+            connection.execute(text("BEGIN IMMEDIATE"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
+    return before, head()

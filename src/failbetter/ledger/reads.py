@@ -1,0 +1,295 @@
+"""Reading jobs: one, a page, a count, groups; and the filters, in one place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+
+from failbetter.ledger.prepared import Prepared, b
+from failbetter.ledger.schema import attempts, effects, jobs, workers
+from failbetter.lifecycle.states import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from failbetter.ledger.database import Database
+
+
+class JobRow(msgspec.Struct, frozen=True):
+    """A job's row, as read. Times in microseconds since the epoch."""
+
+    id: int
+    task: str
+    queue: str
+    priority: int
+    state: str
+    reason: str | None
+    run_at: int
+    created_at: int
+    begun_at: int | None
+    ended_at: int | None
+    expires_at: int | None
+    fence: int
+    worker: int | None
+    claimed: int | None
+    cancel: int | None
+    starts: int
+    attempts: int
+    crashes: int
+    losses: int
+    hand_backs: int
+    suspect: int
+    released_since: int | None
+    payload: str
+    policy: str
+    unique_key: str | None
+    exclusive_key: str | None
+    subject: str | None
+    tags: str | None
+    result: str | None
+    note: str | None
+    error_type: str | None
+    error_message: str | None
+    fingerprint: str | None
+
+
+class AttemptRow(msgspec.Struct, frozen=True):
+    """An ended attempt, as it was written."""
+
+    fence: int
+    number: int
+    cause: str
+    state: str
+    reason: str | None
+    run_at: int | None
+    begun_at: int | None
+    ended_at: int
+    worker: str
+    code: str | None
+    error_type: str | None
+    error_message: str | None
+    traceback: str | None
+    evidence: str | None
+
+
+class EffectRow(msgspec.Struct, frozen=True):
+    """An effect of a job; `done_at` None: intended, not known to have happened."""
+
+    name: str
+    intended_at: int
+    done_at: int | None
+    result: str | None
+
+
+class Filters(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs are meant; None means any. Times in microseconds since the epoch.
+
+    `error` with a dot is the full type name, without one its last part; `message` and `error`
+    may hold `*` for anything. `since` and `until` bound the end (or, of a live job, its making).
+    """
+
+    ids: tuple[int, ...] | None = None
+    task: str | None = None
+    queue: str | None = None
+    states: tuple[str, ...] | None = None
+    reason: str | None = None
+    error: str | None = None
+    message: str | None = None
+    tag: str | None = None
+    fingerprint: str | None = None
+    since: int | None = None
+    until: int | None = None
+
+    @property
+    def narrow(self) -> bool:
+        """Whether anything but the state is asked for."""
+        return any(
+            getattr(self, name) is not None for name in self.__struct_fields__ if name != "states"
+        )
+
+
+class GroupRow(msgspec.Struct, frozen=True):
+    """Failed jobs that share a task, a reason and a cause."""
+
+    fingerprint: str | None
+    task: str
+    reason: str | None
+    error_type: str | None
+    count: int
+    first_at: int
+    last_at: int
+    sample: int
+
+
+_job_columns = [jobs.c[name] for name in JobRow.__struct_fields__]
+JOB = Prepared(select(*_job_columns).where(jobs.c.id == b("id")), "id")
+ATTEMPTS = Prepared(
+    select(*(attempts.c[name] for name in AttemptRow.__struct_fields__))
+    .where(attempts.c.job_id == b("id"))
+    .order_by(attempts.c.fence),
+    "id",
+)
+EFFECTS = Prepared(
+    select(*(effects.c[name] for name in EffectRow.__struct_fields__))
+    .where(effects.c.job_id == b("id"))
+    .order_by(effects.c.intended_at),
+    "id",
+)
+
+
+def job(database: Database, number: int) -> JobRow | None:
+    """One job, or None."""
+    with database.look() as tx:
+        row = tx.row(JOB, number)
+    return None if row is None else JobRow(*row)
+
+
+def attempts_of(database: Database, number: int) -> list[AttemptRow]:
+    """A job's ended attempts, oldest first."""
+    with database.look() as tx:
+        return [AttemptRow(*row) for row in tx.rows(ATTEMPTS, number)]
+
+
+def effects_of(database: Database, number: int) -> list[EffectRow]:
+    """A job's effects, oldest first."""
+    with database.look() as tx:
+        return [EffectRow(*row) for row in tx.rows(EFFECTS, number)]
+
+
+def _like(column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
+    """`*` stands for anything; everything else, `%` and `_` too, for itself."""
+    escaped = pattern.replace("!", "!!").replace("%", "!%").replace("_", "!_")
+    return column.like(escaped.replace("*", "%"), escape="!")
+
+
+def _error(pattern: str) -> ColumnElement[bool]:
+    if "." in pattern:
+        return _like(jobs.c.error_type, pattern)
+    return or_(_like(jobs.c.error_type, pattern), _like(jobs.c.error_type, f"*.{pattern}"))
+
+
+def condition(filters: Filters) -> ColumnElement[bool]:
+    """The filters as SQL."""
+    parts: list[ColumnElement[bool]] = []
+    moment = func.coalesce(jobs.c.ended_at, jobs.c.created_at)
+    if filters.ids is not None:
+        parts.append(jobs.c.id.in_(filters.ids))
+    if filters.states is not None:
+        parts.append(jobs.c.state.in_(filters.states))
+    if filters.task is not None:
+        parts.append(_like(jobs.c.task, filters.task))
+    if filters.queue is not None:
+        parts.append(jobs.c.queue == filters.queue)
+    if filters.reason is not None:
+        parts.append(jobs.c.reason == filters.reason)
+    if filters.error is not None:
+        parts.append(_error(filters.error))
+    if filters.message is not None:
+        parts.append(_like(jobs.c.error_message, filters.message))
+    if filters.fingerprint is not None:
+        parts.append(jobs.c.fingerprint == filters.fingerprint)
+    if filters.tag is not None:
+        parts.append(_like(jobs.c.tags, f'*"{filters.tag}"*'))
+    if filters.since is not None:
+        parts.append(moment >= filters.since)
+    if filters.until is not None:
+        parts.append(moment < filters.until)
+    return and_(True, *parts)
+
+
+def count(database: Database, filters: Filters) -> int:
+    """How many jobs match."""
+    rows = database.query(select(func.count()).select_from(jobs).where(condition(filters)))
+    return int(rows[0][0])
+
+
+def pages(
+    database: Database, filters: Filters, limit: int | None = None, size: int = 500
+) -> Iterator[list[JobRow]]:
+    """Matching jobs, newest first, page by page (keyset, so that a page costs the same anywhere)."""
+    statement = select(*_job_columns).where(condition(filters)).order_by(jobs.c.id.desc())
+    below: int | None = None
+    left = limit
+    while left is None or left > 0:
+        page: Select[Any] = statement.limit(size if left is None else min(size, left))
+        if below is not None:
+            page = page.where(jobs.c.id < below)
+        rows = [JobRow(*row) for row in database.query(page)]
+        if not rows:
+            return
+        yield rows
+        below = rows[-1].id
+        if left is not None:
+            left -= len(rows)
+
+
+def keys(database: Database, filters: Filters, after: int, size: int) -> list[tuple[int, bool]]:
+    """A page of matching ids, oldest first, each with whether the job has a unique key."""
+    statement = (
+        select(jobs.c.id, jobs.c.unique_key.is_not(None))
+        .where(condition(filters), jobs.c.id > after)
+        .order_by(jobs.c.id)
+        .limit(size)
+    )
+    return [(number, bool(unique)) for number, unique in database.query(statement)]
+
+
+def groups(database: Database, filters: Filters) -> list[GroupRow]:
+    """Matching jobs by cause, largest group first."""
+    size = func.count()
+    statement = (
+        select(
+            jobs.c.fingerprint,
+            jobs.c.task,
+            jobs.c.reason,
+            jobs.c.error_type,
+            size,
+            func.min(jobs.c.ended_at),
+            func.max(jobs.c.ended_at),
+            func.max(jobs.c.id),
+        )
+        .where(condition(filters))
+        .group_by(jobs.c.fingerprint, jobs.c.task, jobs.c.reason, jobs.c.error_type)
+        .order_by(size.desc(), func.max(jobs.c.id).desc())
+    )
+    return [GroupRow(*row) for row in database.query(statement)]
+
+
+def counts_by(database: Database, states: Sequence[str]) -> dict[str, int]:
+    """How many jobs are in each of the given states."""
+    rows = database.query(
+        select(jobs.c.state, func.count()).where(jobs.c.state.in_(states)).group_by(jobs.c.state)
+    )
+    found = {state: number for state, number in rows}
+    return {state: found.get(state, 0) for state in states}
+
+
+def any_live(database: Database, queues: Sequence[str]) -> bool:
+    """Whether any job of these queues (none given: of all) is pending or running."""
+    statement = (
+        select(jobs.c.id)
+        .where(jobs.c.state.in_((State.PENDING.value, State.RUNNING.value)))
+        .limit(1)
+    )
+    if queues:
+        statement = statement.where(jobs.c.queue.in_(queues))
+    return bool(database.query(statement))
+
+
+def oldest_due(database: Database, now: int) -> int | None:
+    """When the longest-waiting claimable job fell due; None when none waits."""
+    rows = database.query(
+        select(func.min(jobs.c.run_at)).where(jobs.c.rank.is_not(None), jobs.c.run_at <= now)
+    )
+    value = rows[0][0]
+    return None if value is None else int(value)
+
+
+def worker_name(database: Database, number: int) -> tuple[str, int, int] | None:
+    """A worker's name, last renewal and lease, or None when it is not registered."""
+    rows = database.query(
+        select(workers.c.name, workers.c.renewed_at, workers.c.lease).where(workers.c.id == number)
+    )
+    return (rows[0][0], rows[0][1], rows[0][2]) if rows else None

@@ -1,0 +1,151 @@
+"""Workers in the ledger: who there is, who was heard of lately, what each one holds."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import delete, insert, literal_column, select, update
+
+from failbetter.ledger.claims import Claimed, CLAIMED_COLUMNS
+from failbetter.ledger.database import Tx
+from failbetter.ledger.prepared import ZERO, Prepared, b
+from failbetter.ledger.schema import jobs, workers
+from failbetter.lifecycle.states import State
+
+
+class Worker(msgspec.Struct, frozen=True):
+    """A worker's row. `lease` in microseconds; `queues` and `tasks` as JSON lists."""
+
+    id: int
+    name: str
+    host: str
+    pid: int
+    fleet: str
+    lease: int
+    beats: int
+    renewed_at: int
+    started_at: int
+    stopping: int
+    code: str | None
+    queues: str
+    tasks: str
+    processes: int
+    concurrency: int
+
+    def lease_expired(self, now: int) -> bool:
+        """Whether, by the clock on the wall, nothing was heard for a lease. For readers only."""
+        return now > self.renewed_at + self.lease
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A claimed job as its sweeper sees it."""
+
+    job: Claimed
+    running: bool
+    begun_at: int | None
+
+
+_one = literal_column("1")
+_columns = list(workers.c)
+REGISTER = Prepared(
+    insert(workers).values({column.name: b(column.name) for column in _columns}),
+    " ".join(column.name for column in _columns),
+)
+RENEW = Prepared(
+    update(workers)
+    .values(beats=workers.c.beats + _one, renewed_at=b("now"), stopping=b("stopping"))
+    .where(workers.c.id == b("id")),
+    "now stopping id",
+)
+DESCRIBE = Prepared(
+    update(workers).values(code=b("code"), tasks=b("tasks")).where(workers.c.id == b("id")),
+    "code tasks id",
+)
+REMOVE = Prepared(delete(workers).where(workers.c.id == b("id")), "id")
+ALL = Prepared(select(*_columns).order_by(workers.c.id))
+HELD = Prepared(
+    select(*CLAIMED_COLUMNS, jobs.c.state, jobs.c.begun_at)
+    .where(jobs.c.worker == b("worker"), jobs.c.id > b("after"))
+    .order_by(jobs.c.id)
+    .limit(b("limit"))
+    .offset(ZERO),
+    "worker after limit",
+)
+HELD_FENCES = Prepared(
+    select(jobs.c.id, jobs.c.fence).where(jobs.c.worker == b("worker")), "worker"
+)
+CANCELLED = Prepared(
+    select(jobs.c.id, jobs.c.fence).where(jobs.c.worker == b("worker"), jobs.c.cancel == _one),
+    "worker",
+)
+ORPHANED = Prepared(
+    select(jobs.c.worker)
+    .distinct()
+    .where(
+        jobs.c.worker.is_not(None),
+        ~select(_one).where(workers.c.id == jobs.c.worker).exists(),
+    )
+)
+EXPIRED = Prepared(
+    select(*CLAIMED_COLUMNS)
+    .where(
+        jobs.c.expires_at <= b("now"),
+        jobs.c.live == _one,
+        jobs.c.rank.is_not(None),
+    )
+    .limit(b("limit"))
+    .offset(ZERO),
+    "now limit",
+)
+
+
+def register(tx: Tx, worker: Worker) -> None:
+    """Add a worker: from now on it may claim."""
+    tx.run(REGISTER, *(getattr(worker, column.name) for column in _columns))
+
+
+def renew(tx: Tx, worker: int, now: int, stopping: bool) -> bool:
+    """Say that the worker lives; False when it was declared lost and removed."""
+    return tx.run(RENEW, now, int(stopping), worker) == 1
+
+
+def describe(tx: Tx, worker: int, code: str | None, tasks: str) -> None:
+    """Note what code and tasks the worker's children have loaded."""
+    tx.run(DESCRIBE, code, tasks, worker)
+
+
+def remove(tx: Tx, worker: int) -> bool:
+    """Remove a worker; it can claim no more. False when it was gone already."""
+    return tx.run(REMOVE, worker) == 1
+
+
+def all_workers(tx: Tx) -> list[Worker]:
+    """All registered workers, oldest first."""
+    return [Worker(*row) for row in tx.rows(ALL)]
+
+
+def held(tx: Tx, worker: int, after: int, limit: int) -> list[Held]:
+    """What a worker has claimed and not ended, by id, from beyond `after`."""
+    return [
+        Held(Claimed(*row[:-2]), row[-2] == State.RUNNING, row[-1])
+        for row in tx.rows(HELD, worker, after, limit)
+    ]
+
+
+def held_fences(tx: Tx, worker: int) -> set[tuple[int, int]]:
+    """(id, fence) of what the ledger believes `worker` to hold."""
+    return {(number, fence) for number, fence in tx.rows(HELD_FENCES, worker)}
+
+
+def cancelled(tx: Tx, worker: int) -> list[tuple[int, int]]:
+    """(id, fence) of what `worker` holds and a person has cancelled."""
+    return [(number, fence) for number, fence in tx.rows(CANCELLED, worker)]
+
+
+def orphaned(tx: Tx) -> list[int]:
+    """Workers that hold jobs and are not registered (any more)."""
+    return [row[0] for row in tx.rows(ORPHANED)]
+
+
+def expired(tx: Tx, now: int, limit: int) -> list[Claimed]:
+    """Waiting jobs whose time is over."""
+    return [Claimed(*row) for row in tx.rows(EXPIRED, now, limit)]

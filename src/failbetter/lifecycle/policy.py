@@ -1,0 +1,48 @@
+"""A task's policy as data: what a supervisor decides with, kept on each job's row."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from failbetter.lifecycle.backoff import Backoff, exponential
+
+DEFAULT_BACKOFF = exponential(5, cap=3600)
+
+OnLost = Literal["retry", "fail"]
+Replay = Literal["safe", "confirm", "never"]
+
+
+class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Budgets and limits; durations in seconds. A default policy is stored as `{}`."""
+
+    max_attempts: int = 5
+    backoff: Backoff = DEFAULT_BACKOFF
+    timeout: float | None = 3600.0
+    release_within: float = 86_400.0
+    max_crashes: int = 3
+    max_losses: int = 10
+    on_lost: OnLost = "retry"
+    replay: Replay = "safe"
+    redact: tuple[str, ...] = ()
+    """Parameters whose values are shown nowhere."""
+
+    def to_json(self) -> str:
+        """The policy as the row keeps it: only what differs from the defaults."""
+        return _encoder.encode(self).decode()
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Policy)
+_cache: dict[str, Policy] = {}
+
+
+def from_json(text: str) -> Policy:
+    """The policy that a row keeps. Few distinct texts exist, so each is decoded once."""
+    policy = _cache.get(text)
+    if policy is None:
+        if len(_cache) > 10_000:
+            _cache.clear()
+        policy = _cache[text] = _decoder.decode(text)
+    return policy

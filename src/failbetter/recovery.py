@@ -1,0 +1,213 @@
+"""What was interrupted: detect, decide, hand back. It runs nothing itself.
+
+A worker of this host is dead when nobody holds its lock file. A worker elsewhere is lost when a
+whole lease has passed, by the sweeper's own monotonic clock and in unbroken contact with the
+ledger, without its count of renewals moving: no two clocks are compared, so neither a clock that
+jumps nor an outage of the ledger declares a fleet dead.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from failbetter import board, ids
+from failbetter.errors import LedgerError
+from failbetter.ledger import effects, registry
+from failbetter.ledger.endings import Error, Settlement, settle
+from failbetter.lifecycle.decide import Outcome, Transition, decide
+from failbetter.lifecycle.fingerprint import Failure, fingerprint
+from failbetter.lifecycle.states import Cause, State
+
+if TYPE_CHECKING:
+    from failbetter.ledger.claims import Claimed
+    from failbetter.ledger.database import Database, Tx
+
+_logger = logging.getLogger("failbetter.recovery")
+
+# Rows a transaction: few enough that nobody waits long for the write lock.
+_BATCH = 1_000
+
+
+class Report(msgspec.Struct):
+    """What one sweep did."""
+
+    workers_examined: int = 0
+    workers_gone: int = 0
+    handed_back: int = 0
+    ended: int = 0
+    expired: int = 0
+
+
+class _Watched(msgspec.Struct):
+    beats: int
+    since: float
+
+
+class Sweeper:
+    """Finds dead and lost workers and hands back what they held. One for each process."""
+
+    def __init__(self, database: Database, own: int | None = None) -> None:
+        self._database = database
+        self._own = own
+        self._watched: dict[int, _Watched] = {}
+        self._last: float | None = None
+
+    def tick(self, now: float) -> Report:
+        """Sweep once; `now` in monotonic seconds. Raises LedgerError; what was done stays done."""
+        report = Report()
+        try:
+            self._sweep(now, report)
+        except LedgerError:
+            # Contact was broken: whatever was watched must be watched anew for a whole lease.
+            self._watched.clear()
+            raise
+        if report.handed_back:
+            self._database.fleet.wake()
+        return report
+
+    def _sweep(self, now: float, report: Report) -> None:
+        with self._database.look() as tx:
+            workers = registry.all_workers(tx)
+            orphaned = registry.orphaned(tx)
+            overdue = bool(registry.expired(tx, _wall(), 1))
+        self._notice_own_absence(now, workers)
+        fleet = self._database.fleet
+        for worker in workers:
+            if worker.id == self._own:
+                continue
+            report.workers_examined += 1
+            if worker.fleet == fleet.id and fleet.is_dead(worker.id):
+                fleet.kill_remains(worker.id)
+                self._recover(worker.id, worker.name, "its supervisor died", report)
+                fleet.forget(worker.id)
+            elif self._is_silent(worker, now):
+                self._recover(worker.id, worker.name, "its lease ran out", report)
+        known = {worker.id for worker in workers}
+        for number in orphaned:
+            if number not in known:
+                self._recover(number, f"worker {number}", "its worker is not registered", report)
+        if overdue:
+            self._expire(report)
+
+    def _notice_own_absence(self, now: float, workers: list[registry.Worker]) -> None:
+        """A sweeper that was frozen itself has not watched anyone meanwhile."""
+        shortest = min((worker.lease for worker in workers), default=0) / 1e6
+        if self._last is not None and now - self._last > max(shortest / 2, 1.5):
+            self._watched.clear()
+        self._last = now
+        alive = {worker.id for worker in workers}
+        for number in list(self._watched):
+            if number not in alive:
+                del self._watched[number]
+
+    def _is_silent(self, worker: registry.Worker, now: float) -> bool:
+        seen = self._watched.get(worker.id)
+        if seen is None or seen.beats != worker.beats:
+            self._watched[worker.id] = _Watched(worker.beats, now)
+            return False
+        return now - seen.since >= worker.lease / 1e6
+
+    def _recover(self, number: int, name: str, why: str, report: Report) -> None:
+        report.workers_gone += 1
+        begun = board.begun(self._database.fleet.board_path(number))
+        with self._database.write() as tx:
+            # First of all it may claim no more. Should we die here, its jobs are orphans.
+            registry.remove(tx, number)
+        after = 0
+        moved = 0
+        while True:
+            with self._database.write() as tx:
+                batch = registry.held(tx, number, after, _BATCH)
+                endings = [self._ending(tx, one, name, why, begun) for one in batch]
+                settle(tx, endings)
+            if not batch:
+                break
+            after = batch[-1].job.id
+            moved += len(batch)
+            for ending in endings:
+                if ending.transition.state is State.PENDING:
+                    report.handed_back += 1
+                else:
+                    report.ended += 1
+        _logger.warning("worker %s is gone (%s); %d jobs it held are settled", name, why, moved)
+
+    def _ending(
+        self,
+        tx: Tx,
+        held: registry.Held,
+        name: str,
+        why: str,
+        begun: set[tuple[int, int]] | None,
+    ) -> Settlement:
+        job = held.job
+        # Without its board nobody knows: what was handed out counts as begun.
+        had_begun = begun is None or held.running or (job.id, job.fence) in begun
+        outcome = Outcome(
+            Cause.LOST, begun=had_begun, uncertain=had_begun and effects.in_doubt(tx, job.id)
+        )
+        now = _wall()
+        transition = decide(job.facts(), outcome, now, random)
+        error = None
+        if had_begun:
+            error = _lost_error(job, f"worker {name} was lost while it ran the job: {why}")
+        return Settlement(
+            id=job.id,
+            fence=job.fence,
+            number=job.starts + 1,
+            priority=job.priority,
+            transition=transition,
+            cause=Cause.LOST,
+            begun_at=(held.begun_at or now) if had_begun else None,
+            ended_at=now,
+            worker=name,
+            code=None,
+            error=error,
+            evidence=msgspec.json.encode({"why": why}).decode(),
+        )
+
+    def _expire(self, report: Report) -> None:
+        while True:
+            now = _wall()
+            with self._database.write() as tx:
+                batch = registry.expired(tx, now, _BATCH)
+                endings = [_expiry(job, now) for job in batch]
+                settle(tx, endings)
+            report.expired += len(batch)
+            if len(batch) < _BATCH:
+                return
+
+
+def _expiry(job: Claimed, now: int) -> Settlement:
+    transition: Transition = decide(job.facts(), Outcome(Cause.REFUSED), now, random)
+    _logger.info(
+        "[%s] waited too long: %s(expired)",
+        job.task,
+        transition.state,
+        extra={"job_id": ids.to_text(job.id), "task": job.task, "queue": job.queue},
+    )
+    return Settlement(
+        id=job.id,
+        fence=job.fence,
+        number=job.starts + 1,
+        priority=job.priority,
+        transition=transition,
+        cause=Cause.REFUSED,
+        begun_at=None,
+        ended_at=now,
+        worker="",
+        code=None,
+    )
+
+
+def _lost_error(job: Claimed, message: str) -> Error:
+    kind = "failbetter.WorkerLost"
+    return Error(kind, message, None, fingerprint(Failure(task=job.task, error_type=kind)))
+
+
+def _wall() -> int:
+    return time.time_ns() // 1000

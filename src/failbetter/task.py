@@ -1,0 +1,223 @@
+"""A task: a function and its policy, and the ways to ask for it to be run."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import time
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
+
+import msgspec
+
+from failbetter.durations import Duration, micros, moment, seconds
+from failbetter.ledger.enqueue import NewJob, insert_jobs
+from failbetter.ledger.schema import KEY_LENGTH
+from failbetter.lifecycle.policy import Policy
+from failbetter.payload import Arguments
+from failbetter.twins import twin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
+
+    from failbetter.app import App
+    from failbetter.job import Job
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Errors = tuple[type[BaseException], ...]
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What a task is decorated with, checked; durations in seconds."""
+
+    policy: Policy
+    queue: str = "default"
+    priority: int = 0
+    retry_on: Errors = (Exception,)
+    fail_on: Errors = ()
+    discard_on: Errors = ()
+    delays: Callable[[int], Duration] | None = None
+    expires_after: float | None = None
+    unique: Callable[..., object] | None = None
+    exclusive: Callable[..., object] | None = None
+    subject: Callable[..., object] | None = None
+    tags: tuple[str, ...] = ()
+
+
+class Task(Generic[P, R]):
+    """A registered function. Calling it runs it here and now, as the plain function."""
+
+    def __init__(
+        self, app: App, function: Callable[P, R], name: str, options: Options, max_payload: int
+    ) -> None:
+        self.app = app
+        self.function = function
+        self.name = name
+        self.options = options
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.arguments = Arguments(function, name, max_payload)
+        self._policy_json = options.policy.to_json()
+        self._tags = msgspec.json.encode(options.tags).decode() if options.tags else None
+        self.__doc__ = function.__doc__
+        self.__name__ = name
+        self.__wrapped__ = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+    def using(
+        self,
+        *,
+        run_after: Duration | datetime | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        expires_after: Duration | None = None,
+    ) -> Call[P, R]:
+        """The task with other settings for the jobs made through what is returned.
+
+        `run_after`: seconds, a timedelta or duration text from now, or an aware datetime.
+        Raises TypeError or ValueError for a setting that cannot be.
+        """
+        return Call(self, run_after, queue, priority, expires_after)
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Accept a job to run this task; durable when this returns.
+
+        Raises TypeError naming an argument that does not fit (nothing is stored then),
+        PayloadTooLarge, and LedgerError when the ledger cannot take it. With `unique`, the live
+        job of that key is returned if there is one, its `created` False.
+        """
+        return self.using().enqueue(*args, **kwargs)
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """`enqueue` for async callers: the same, in a thread."""
+        return await self.using().aenqueue(*args, **kwargs)
+
+    def enqueue_many(self, calls: Iterable[Sequence[Any] | dict[str, Any]]) -> list[Job]:
+        """Accept many jobs in one transaction: all of them or, on any error, none.
+
+        `calls`: for each job its positional arguments as a sequence or its keyword arguments as a
+        dict. The jobs are returned in that order.
+        """
+        return self.using().enqueue_many(calls)
+
+    async def aenqueue_many(self, calls: Iterable[Sequence[Any] | dict[str, Any]]) -> list[Job]:
+        """`enqueue_many` for async callers: the same, in a thread."""
+        return await self.using().aenqueue_many(calls)
+
+    def _key(self, which: Callable[..., object] | None, args: Any, kwargs: Any) -> str | None:
+        if which is None:
+            return None
+        value = which(*args, **kwargs)
+        return None if value is None else bounded_key(f"{self.name}:{key_text(value)}")
+
+
+def key_text(value: object) -> str:
+    """A key as text. Raises TypeError for what is no JSON value."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def bounded_key(key: str) -> str:
+    """A key that fits its column: a long one keeps its beginning and a hash of the whole."""
+    if len(key) <= KEY_LENGTH:
+        return key
+    digest = hashlib.sha256(key.encode()).hexdigest()[:32]
+    return f"{key[: KEY_LENGTH - 33]}#{digest}"
+
+
+class Call(Generic[P, R]):
+    """A task with settings of one occasion: what `Task.using` returns."""
+
+    def __init__(
+        self,
+        task: Task[P, R],
+        run_after: Duration | datetime | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        expires_after: Duration | None = None,
+    ) -> None:
+        options = task.options
+        if run_after is not None:
+            moment(run_after, 0.0)
+        self._task = task
+        self._run_after = run_after
+        self._queue = options.queue if queue is None else check_queue(queue)
+        self._priority = options.priority if priority is None else check_priority(priority)
+        self._expires_after = (
+            options.expires_after if expires_after is None else seconds(expires_after)
+        )
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """As `Task.enqueue`."""
+        return self._insert([self._new_job(args, kwargs, time.time())])[0]
+
+    def enqueue_many(self, calls: Iterable[Sequence[Any] | dict[str, Any]]) -> list[Job]:
+        """As `Task.enqueue_many`."""
+        now = time.time()
+        new = []
+        for call in calls:
+            if isinstance(call, dict):
+                new.append(self._new_job((), call, now))
+            elif isinstance(call, (str, bytes)):
+                raise TypeError(
+                    "enqueue_many takes a sequence of arguments for each job;"
+                    f" for one text write ({call!r},)"
+                )
+            else:
+                new.append(self._new_job(tuple(call), {}, now))
+        return self._insert(new)
+
+    aenqueue = cast("Callable[P, Any]", twin(enqueue))
+    aenqueue_many = twin(enqueue_many)
+
+    def _new_job(self, args: Sequence[Any], kwargs: dict[str, Any], now: float) -> NewJob:
+        task = self._task
+        options = task.options
+        payload = task.arguments.encode(args, kwargs)
+        created_at = micros(now)
+        run_at = created_at
+        if self._run_after is not None:
+            run_at = micros(moment(self._run_after, now))
+        expires_at = None
+        if self._expires_after is not None:
+            expires_at = max(created_at, run_at) + micros(self._expires_after)
+        return NewJob(
+            task.name,
+            self._queue,
+            self._priority,
+            run_at,
+            created_at,
+            expires_at,
+            payload,
+            task._policy_json,
+            task._key(options.unique, args, kwargs),
+            task._key(options.exclusive, args, kwargs),
+            None
+            if options.subject is None
+            else bounded_key(key_text(options.subject(*args, **kwargs))),
+            task._tags,
+        )
+
+    def _insert(self, new: list[NewJob]) -> list[Job]:
+        app = self._task.app
+        inserted = insert_jobs(app.database, new)
+        return [app._job_made(number, created) for number, created in inserted]
+
+
+def check_queue(name: object) -> str:
+    """A queue's name. Raises ValueError for one that cannot be."""
+    if not isinstance(name, str) or not 0 < len(name) <= 100 or name != name.strip():
+        raise ValueError(f"a queue's name is a text of 1 to 100 characters, not {name!r}")
+    return name
+
+
+def check_priority(value: object) -> int:
+    """A priority. Raises ValueError for one that cannot be."""
+    if isinstance(value, bool) or not isinstance(value, int) or not -32768 <= value <= 32767:
+        raise ValueError(f"a priority is a whole number from -32768 to 32767, not {value!r}")
+    return value

@@ -1,0 +1,1 @@
+"""Finding jobs and acting on many of them."""

@@ -1,0 +1,191 @@
+"""`app.jobs` and `app.failed`: jobs by what is known of them, one act for all that match."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from failbetter import ids
+from failbetter.durations import Duration, micros, moment, seconds, to_datetime
+from failbetter.job import Job
+from failbetter.ledger import acts, reads
+from failbetter.ledger.reads import Filters
+from failbetter.lifecycle.states import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from failbetter.ledger.database import Database, Tx
+
+# A few thousand rows move in one transaction: enough to be fast, short enough to let others write.
+_BATCH = 2_000
+
+
+class Group(msgspec.Struct, frozen=True):
+    """Failed jobs that share a task, a reason and a cause."""
+
+    fingerprint: str | None
+    title: str
+    task: str
+    reason: str | None
+    error_type: str | None
+    count: int
+    first_seen: datetime | None
+    last_seen: datetime | None
+    sample: Job
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What one bulk act did: how many jobs moved, and of each that did not, why."""
+
+    moved: int
+    refused: dict[str, str]
+
+
+class Jobs:
+    """A selection of jobs, newest first. Nothing is read until it is asked for."""
+
+    def __init__(
+        self, database: Database, filters: Filters | None = None, limit: int | None = None
+    ) -> None:
+        self._database = database
+        self._filters = filters or Filters()
+        self._limit = limit
+
+    def where(
+        self,
+        *,
+        ids: list[str] | None = None,
+        task: str | None = None,
+        queue: str | None = None,
+        state: str | None = None,
+        reason: str | None = None,
+        error: str | None = None,
+        message: str | None = None,
+        tag: str | None = None,
+        fingerprint: str | None = None,
+        since: Duration | datetime | None = None,
+        until: Duration | datetime | None = None,
+    ) -> Jobs:
+        """The jobs among these that match all that is given.
+
+        `error`: a type's full name, or without a dot its last part; it, `task` and `message` may
+        hold `*`. `since`, `until`: an aware datetime, or a duration back from now; they bound the
+        end of a job, of a live one its making. Raises ValueError for what cannot be.
+        """
+        now = time.time()
+        given = {
+            "ids": None if ids is None else tuple(_number(text) for text in ids),
+            "task": task,
+            "queue": queue,
+            "states": None if state is None else (State(state).value,),
+            "reason": reason,
+            "error": error,
+            "message": message,
+            "tag": tag,
+            "fingerprint": fingerprint,
+            "since": _past(since, now),
+            "until": _past(until, now),
+        }
+        changes = {name: value for name, value in given.items() if value is not None}
+        if "states" in changes and self._filters.states is not None:
+            states = set(self._filters.states) & set(changes["states"])  # type: ignore[call-overload]
+            changes["states"] = tuple(states)
+        return Jobs(self._database, msgspec.structs.replace(self._filters, **changes), self._limit)
+
+    def limit(self, count: int) -> Jobs:
+        """At most `count` of them: the newest."""
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ValueError(f"a limit is a whole number from 0, not {count!r}")
+        return Jobs(self._database, self._filters, count)
+
+    def __iter__(self) -> Iterator[Job]:
+        for page in reads.pages(self._database, self._filters, self._limit):
+            for row in page:
+                yield Job(self._database, row.id, row=row)
+
+    def count(self) -> int:
+        """How many there are (the limit aside)."""
+        return reads.count(self._database, self._filters)
+
+    def groups(self) -> list[Group]:
+        """The jobs by cause, the largest group first."""
+        return [_group(self._database, row) for row in reads.groups(self._database, self._filters)]
+
+    def retry(self, *, all: bool = False) -> Outcome:  # noqa: A002  # the contract's name
+        """Make the failed ones wait again with fresh budgets, now.
+
+        Acts on the jobs that match when it starts. Raises ValueError without a filter, unless
+        `all` says that every failed job is meant.
+        """
+        outcome = self._act("retry", acts.retry, everything=all)
+        self._database.fleet.wake()
+        return outcome
+
+    def discard(self, *, all: bool = False) -> Outcome:  # noqa: A002
+        """Put the failed ones aside for good. As for `retry`, no filter needs `all`."""
+        return self._act("discard", acts.discard, everything=all)
+
+    def _act(self, verb: str, act: _Act, *, everything: bool) -> Outcome:
+        if not self._filters.narrow and self._limit is None and not everything:
+            raise ValueError(f"{verb} without a filter means every failed job: say all=True")
+        moved = 0
+        refused: dict[str, str] = {}
+        for batch in self._batches():
+            now = time.time_ns() // 1000
+            with self._database.write() as tx:
+                for number, unique in batch:
+                    why = act(tx, number, now, unique=unique)
+                    if why is None:
+                        moved += 1
+                    else:
+                        refused[ids.to_text(number)] = why
+        return Outcome(moved, refused)
+
+    def _batches(self) -> Iterator[list[tuple[int, bool]]]:
+        if self._limit is not None:
+            for page in reads.pages(self._database, self._filters, self._limit, _BATCH):
+                yield [(row.id, row.unique_key is not None) for row in page]
+            return
+        # What fails while this runs is outside.
+        filters = self._filters
+        if filters.until is None:
+            filters = msgspec.structs.replace(filters, until=time.time_ns() // 1000)
+        after = 0
+        while batch := reads.keys(self._database, filters, after, _BATCH):
+            after = batch[-1][0]
+            yield batch
+
+
+class _Act(Protocol):
+    def __call__(self, tx: Tx, number: int, now: int, *, unique: bool) -> str | None: ...
+
+
+def _number(text: str) -> int:
+    return ids.from_text(text)
+
+
+def _past(value: Duration | datetime | None, now: float) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, datetime):
+        return micros(moment(value, now))
+    return micros(now - seconds(value))
+
+
+def _group(database: Database, row: reads.GroupRow) -> Group:
+    what = row.error_type or row.reason or "failed"
+    return Group(
+        row.fingerprint,
+        f"{row.task}: {what}",
+        row.task,
+        row.reason,
+        row.error_type,
+        row.count,
+        to_datetime(row.first_at),
+        to_datetime(row.last_at),
+        Job(database, row.sample),
+    )

@@ -1,0 +1,235 @@
+"""The ways a child runs bodies: one after another in its main thread, or several at once.
+
+With one body at a time, it has the main thread to itself, where signals can reach it even in a
+blocking call. With more, sync bodies run in threads and async ones on one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import ctypes
+import signal
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+from failbetter.errors import Cancelled, Interrupted, TimedOut
+from failbetter.worker.wire import MAX_HANDOUT, decode_handout
+
+if TYPE_CHECKING:
+    from failbetter.worker.execute import Attempt, Executor
+    from failbetter.worker.wire import Handout, Interrupt
+
+EXCEPTIONS: dict[str, type[BaseException]] = {
+    "timeout": TimedOut,
+    "stop": Interrupted,
+    "lost": Interrupted,
+    "cancel": Cancelled,
+}
+
+# A signal that programs leave alone; real-time ones exist on Linux only.
+INTERRUPT_SIGNAL = getattr(signal, "SIGRTMIN", signal.SIGUSR1 - 4) + 4
+STACKS_SIGNAL = getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 5) + 5
+
+
+def handouts(source: socket.socket) -> Any:
+    """The hand-outs as they come, until the supervisor closes its end."""
+    while True:
+        data = source.recv(MAX_HANDOUT * 2)
+        if not data:
+            return
+        yield decode_handout(data)
+
+
+class OneByOne:
+    """Runs each body in the main thread; async ones by running a loop there until they are done."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._attempt: Attempt | None = None
+        self._in_body = False
+        self._asked: Interrupt | None = None
+        self._main = threading.main_thread().ident or 0
+        signal.signal(INTERRUPT_SIGNAL, self._on_signal)
+
+    def run(self, source: socket.socket) -> None:
+        """Run hand-outs until there will be no more."""
+        for handout in handouts(source):
+            self._run_one(handout)
+
+    def interrupt(self, message: Interrupt) -> None:
+        """Stop the running body, if it is the one meant. Called from the line's thread."""
+        attempt = self._attempt
+        if attempt is None or not _is(attempt, message):
+            return
+        if message.why == "cancel":
+            attempt.running.ask_to_cancel()
+        self._asked = message
+        signal.pthread_kill(self._main, INTERRUPT_SIGNAL)
+
+    def _on_signal(self, _signal: int, _frame: object) -> None:
+        message, attempt = self._asked, self._attempt
+        self._asked = None
+        if message is None or attempt is None or not self._in_body or not _is(attempt, message):
+            return
+        if self._task is not None and self._loop is not None:
+            self._task.cancel(message.why)
+            self._loop.call_soon_threadsafe(lambda: None)  # wakes a loop that waits for events
+        else:
+            raise EXCEPTIONS[message.why]
+
+    def _run_one(self, handout: Handout) -> None:
+        attempt = self._executor.prepare(handout)
+        if attempt is None:
+            return
+        self._attempt = attempt
+        self._executor.enter(attempt)
+        try:
+            try:
+                self._in_body = True
+                value = self._call(attempt)
+                self._in_body = False
+            finally:
+                self._in_body = False
+        except BaseException as error:
+            self._attempt = None
+            self._executor.raised(attempt, error)
+        else:
+            self._attempt = None
+            self._executor.returned(attempt, value)
+
+    def _call(self, attempt: Attempt) -> Any:
+        function, args, kwargs = attempt.task.function, attempt.args, attempt.kwargs
+        if not attempt.task.is_async:
+            return function(*args, **kwargs)
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        self._task = self._loop.create_task(function(*args, **kwargs))
+        try:
+            return self._loop.run_until_complete(self._task)
+        except asyncio.CancelledError as error:
+            raise _translated(error) from None
+        finally:
+            self._task = None
+
+
+class Concurrent:
+    """Runs up to `slots` bodies at once; takes a hand-out only when one is free."""
+
+    def __init__(self, executor: Executor, slots: int) -> None:
+        self._executor = executor
+        self._free = threading.Semaphore(slots)
+        self._threads = concurrent.futures.ThreadPoolExecutor(slots, "failbetter-body")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
+        self._in_threads: dict[tuple[int, int], tuple[Attempt, int]] = {}
+        self._on_loop: dict[tuple[int, int], tuple[Attempt, asyncio.Task[Any]]] = {}
+        self._slots = slots
+
+    def run(self, source: socket.socket) -> None:
+        """Run hand-outs until there will be no more, and what runs has ended."""
+        stream = handouts(source)
+        while True:
+            self._free.acquire()
+            handout = next(stream, None)
+            if handout is None:
+                break
+            self._start(handout)
+        for _ in range(self._slots - 1):
+            self._free.acquire()
+
+    def _start(self, handout: Handout) -> None:
+        attempt = self._executor.prepare(handout)
+        if attempt is None:
+            self._free.release()
+        elif attempt.task.is_async:
+            asyncio.run_coroutine_threadsafe(self._run_async(attempt), self._own_loop())
+        else:
+            self._threads.submit(self._run_sync, attempt)
+
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(
+                target=self._loop.run_forever, name="failbetter-loop", daemon=True
+            ).start()
+        return self._loop
+
+    def _run_sync(self, attempt: Attempt) -> None:
+        key = (attempt.handout.id, attempt.handout.fence)
+        self._executor.enter(attempt)
+        try:
+            try:
+                with self._lock:
+                    self._in_threads[key] = (attempt, threading.get_ident())
+                value = attempt.task.function(*attempt.args, **attempt.kwargs)
+            finally:
+                # Once it is out of the table no exception can be raised in this thread any more.
+                with self._lock:
+                    self._in_threads.pop(key, None)
+        except BaseException as error:
+            self._executor.raised(attempt, error)
+        else:
+            self._executor.returned(attempt, value)
+        finally:
+            self._free.release()
+
+    async def _run_async(self, attempt: Attempt) -> None:
+        key = (attempt.handout.id, attempt.handout.fence)
+        self._executor.enter(attempt)
+        # A task of its own, so that a cancellation ends the body and not this report of it.
+        body = asyncio.ensure_future(attempt.task.function(*attempt.args, **attempt.kwargs))
+        self._on_loop[key] = (attempt, body)
+        try:
+            await asyncio.wait([body])
+        finally:
+            del self._on_loop[key]
+        try:
+            if body.cancelled():
+                self._executor.raised(attempt, _cancellation(body))
+            elif (error := body.exception()) is not None:
+                self._executor.raised(attempt, error)
+            else:
+                self._executor.returned(attempt, body.result())
+        finally:
+            self._free.release()
+
+    def interrupt(self, message: Interrupt) -> None:
+        """Stop the body that is meant, if it still runs. Called from the line's thread."""
+        key = (message.id, message.fence)
+        with self._lock:
+            found = self._in_threads.get(key)
+            if found is not None:
+                if message.why == "cancel":
+                    found[0].running.ask_to_cancel()
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(found[1]), ctypes.py_object(EXCEPTIONS[message.why])
+                )
+                return
+        on_loop = self._on_loop.get(key)
+        if on_loop is not None and self._loop is not None:
+            if message.why == "cancel":
+                on_loop[0].running.ask_to_cancel()
+            self._loop.call_soon_threadsafe(on_loop[1].cancel, message.why)
+
+
+def _is(attempt: Attempt, message: Interrupt) -> bool:
+    return attempt.handout.id == message.id and attempt.handout.fence == message.fence
+
+
+def _translated(error: asyncio.CancelledError) -> BaseException:
+    """The supervisor's reason for a cancellation; a body's own stays what it is."""
+    kind = EXCEPTIONS.get(str(error.args[0])) if error.args else None
+    return error if kind is None else kind().with_traceback(error.__traceback__)
+
+
+def _cancellation(body: asyncio.Future[Any]) -> BaseException:
+    try:
+        body.result()
+    except asyncio.CancelledError as error:
+        return _translated(error)
+    raise AssertionError("a cancelled future has no result")

@@ -1,0 +1,94 @@
+"""A child process: loads the user's app and runs bodies. Started by a supervisor, never by hand."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+
+from failbetter import logs
+from failbetter.board import Ring
+from failbetter.worker.appload import code_version, load_app
+from failbetter.worker.bodies import STACKS_SIGNAL, Concurrent, OneByOne
+from failbetter.worker.channel import Channel
+from failbetter.worker.execute import Executor
+from failbetter.worker.wire import Hello, Unready
+
+EX_CONFIG = 78
+_PR_SET_PDEATHSIG = 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run until the supervisor hands out no more."""
+    options = _parser().parse_args(argv)
+    _die_with_supervisor(options.supervisor)
+    # A SIGTERM to the whole control group, or Ctrl-C in a terminal, is the supervisor's to act
+    # on. Handled rather than ignored, because programs that a body starts would inherit that.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _signal, _frame: None)
+    faulthandler.register(STACKS_SIGNAL, open(options.stacks, "wb"), all_threads=True)  # noqa: SIM115
+    logs.configure(options.log_format)
+    channel = Channel(socket.socket(fileno=options.channel))
+    source = socket.socket(fileno=options.handouts)
+    try:
+        app = load_app(options.app)
+        code = code_version(app)
+    except BaseException as error:  # noqa: BLE001  # whatever the user's module does on import
+        lines = traceback.format_exception(error)
+        channel.tell(Unready("".join(lines)[-8_000:]))
+        return EX_CONFIG
+    channel.tell(
+        Hello(
+            app.database.url.render_as_string(hide_password=False),
+            app.lease,
+            app.database.durable,
+            None if app.fleet_folder is None else str(app.fleet_folder),
+            code,
+            sorted(app.tasks),
+        )
+    )
+    # The board is the supervisor's to make, which it can only once it knows the ledger.
+    board = sys.stdin.buffer.readline().decode().rstrip("\n")
+    if not board:
+        return 0
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    executor = Executor(app, channel, Ring(Path(board), options.index))
+    way = OneByOne(executor) if options.slots == 1 else Concurrent(executor, options.slots)
+    channel.on_interrupt = way.interrupt
+    channel.start()
+    way.run(source)
+    logs.flush()
+    # Threads that the user's code left behind must not keep the process.
+    os._exit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="failbetter.worker.child")
+    parser.add_argument("app")
+    parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--slots", type=int, required=True)
+    parser.add_argument("--channel", type=int, required=True)
+    parser.add_argument("--handouts", type=int, required=True)
+    parser.add_argument("--stacks", required=True)
+    parser.add_argument("--supervisor", type=int, required=True)
+    parser.add_argument("--log-format", default="text")
+    return parser
+
+
+def _die_with_supervisor(supervisor: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # It may have died before the kernel was told.
+    if os.getppid() != supervisor:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

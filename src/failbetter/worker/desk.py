@@ -1,0 +1,332 @@
+"""The supervisor's desk: everything that its worker writes to the ledger, grouped into commits.
+
+Endings, begun bodies, hand-backs, effects and the next claim go into one transaction; what came
+in while it ran goes into the next. A ledger out of reach costs nothing but time: all stays on
+the desk until it can be written.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from failbetter import ids
+from failbetter.errors import LedgerError
+from failbetter.faultpoints import passing
+from failbetter.ledger import claims, effects, registry
+from failbetter.ledger.endings import Error, Settlement, settle
+from failbetter.lifecycle.decide import Outcome, decide
+from failbetter.lifecycle.states import Cause, State
+from failbetter.worker.wire import Ended, Reply, Request, Returned
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from failbetter.ledger.claims import Claimed
+    from failbetter.ledger.database import Database, Tx
+
+_logger = logging.getLogger("failbetter.worker")
+
+# A supervisor must keep watch over its children, so it never waits long for its turn to write.
+_TURN = 0.5
+_LONGEST_PAUSE = 2.0
+
+
+class Death(msgspec.Struct, frozen=True):
+    """An attempt that ended with its process; decided in the transaction, which knows its effects."""
+
+    job: Claimed
+    outcome: Outcome
+    begun_at: int
+    error: Error | None
+    evidence: dict[str, Any]
+
+
+class Desk:
+    """What waits to be written, and the writing."""
+
+    def __init__(self, database: Database, worker: registry.Worker) -> None:
+        self._database = database
+        self.worker = worker
+        self.code = worker.code
+        self._endings: list[Settlement] = []
+        self._deaths: list[Death] = []
+        self._begun: list[tuple[int, int, int]] = []
+        self._give_back: list[tuple[int, int]] = []
+        self._requests: list[tuple[Request, Callable[[Reply], None]]] = []
+        self._other_tasks: set[str] = set()
+        self._failures = 0
+        self._not_before = 0.0
+        self.due: int | None = None
+        """When the next waiting job falls due (µs since the epoch), as of the last claim."""
+        self.lost = False
+        """Whether the ledger has declared this worker lost."""
+
+    # -- put on the desk
+
+    def returned(self, job: Claimed, message: Returned) -> None:
+        """A body returned."""
+        result = bytes(message.result).decode()
+        self._endings.append(
+            Settlement(
+                job.id,
+                job.fence,
+                job.starts + 1,
+                job.priority,
+                decide(job.facts(), _RETURNED, message.ended_at, random),
+                Cause.RETURNED,
+                message.begun_at,
+                message.ended_at,
+                self.worker.name,
+                self.code,
+                None if result == "null" else result,
+                message.note,
+            )
+        )
+
+    def ended(self, job: Claimed, message: Ended) -> None:
+        """A child tells of any other end."""
+        cause = Cause(message.cause)
+        outcome = Outcome(
+            cause,
+            verdict=message.verdict,  # type: ignore[arg-type]  # the child's own Verdict
+            delay=message.delay,
+            at_least=message.at_least,
+            begun=message.begun_at is not None,
+            uncertain=message.uncertain,
+        )
+        if cause is Cause.UNLOADABLE and job.task in self._other_tasks:
+            # A rolling deploy: another live worker knows this task.
+            outcome = Outcome(cause, "retry", delay=1.0, begun=False)
+        error = None
+        if message.error_type is not None:
+            text = message.error_message or _default_message(cause, job)
+            error = Error(message.error_type, text, message.traceback, message.fingerprint)
+        begun_at = message.begun_at
+        if cause is Cause.UNLOADABLE and begun_at is None:
+            begun_at = message.ended_at  # it is an attempt all the same: its evidence must be kept
+        ending = Settlement(
+            job.id,
+            job.fence,
+            job.starts + 1,
+            job.priority,
+            decide(job.facts(), outcome, message.ended_at, random),
+            cause,
+            begun_at,
+            message.ended_at,
+            self.worker.name,
+            self.code,
+            error=error,
+        )
+        self._endings.append(ending)
+        self._log(job, ending)
+
+    def died(self, death: Death) -> None:
+        """An attempt ended with its process."""
+        self._deaths.append(death)
+
+    def begun(self, job: Claimed, at: int) -> None:
+        """A body has begun, and goes on."""
+        self._begun.append((at, job.id, job.fence))
+
+    def give_back(self, job: Claimed) -> None:
+        """A claimed job whose body will not begin here."""
+        self._give_back.append((job.id, job.fence))
+
+    def give_back_fence(self, number: int, fence: int) -> None:
+        """As `give_back`, for a job that is known by its id only."""
+        self._give_back.append((number, fence))
+
+    def request(self, message: Request, reply: Callable[[Reply], None]) -> None:
+        """A body asks for an effect to be written."""
+        self._requests.append((message, reply))
+
+    @property
+    def must_write(self) -> bool:
+        """Whether something waits to be written."""
+        return bool(
+            self._endings or self._deaths or self._requests or self._begun or self._give_back
+        )
+
+    @property
+    def waiting(self) -> int:
+        """How many endings wait to be written."""
+        return len(self._endings) + len(self._deaths)
+
+    def may_write(self, now: float) -> bool:
+        """Whether the ledger should be tried again by now (monotonic s)."""
+        return now >= self._not_before
+
+    def settling(self) -> set[tuple[int, int]]:
+        """(id, fence) of all that waits here and the ledger still counts as held."""
+        held = {(ending.id, ending.fence) for ending in self._endings}
+        held |= {(death.job.id, death.job.fence) for death in self._deaths}
+        return held | set(self._give_back)
+
+    # -- write
+
+    def write(self, room: int, now: float) -> list[Claimed]:
+        """Write all there is and claim up to `room` jobs, in one transaction.
+
+        On a ledger out of reach nothing is claimed, everything stays, and `may_write` is false
+        for a while.
+        """
+        durable = bool(self._endings or self._deaths or self._requests)
+        try:
+            with self._database.write(durable=durable, timeout=_TURN) as tx:
+                deaths = [self._settlement(tx, death) for death in self._deaths]
+                refused = settle(tx, [*self._endings, *deaths])
+                if self._begun:
+                    claims.mark_begun(tx, self._begun)
+                if self._give_back:
+                    claims.give_back(tx, self._give_back)
+                replies = [(answer(tx, asked), reply) for asked, reply in self._requests]
+                claimed = self._claim(tx, room)
+        except LedgerError as error:
+            self._put_off(error, now)
+            return []
+        passing("after_commit")
+        for reply, send in replies:
+            send(reply)
+        self._after(deaths, refused)
+        return claimed
+
+    def _claim(self, tx: Tx, room: int) -> list[Claimed]:
+        if room <= 0:
+            return []
+        queues = msgspec.json.decode(self.worker.queues, type=list[str])
+        claimed, self.due = claims.claim(tx, self.worker.id, queues, room, time.time_ns() // 1000)
+        return claimed
+
+    def _after(self, deaths: list[Settlement], refused: list[Settlement]) -> None:
+        if self._failures:
+            _logger.warning("the ledger is back; everything that waited is written")
+        for death, ending in zip(self._deaths, deaths, strict=True):
+            self._log(death.job, ending)
+        for ending in refused:
+            _logger.warning(
+                "the late result of attempt %d changed nothing: the job was handed on meanwhile",
+                ending.number,
+                extra={"job_id": ids.to_text(ending.id), "attempt": ending.number},
+            )
+        self._failures = 0
+        self._endings.clear()
+        self._deaths.clear()
+        self._begun.clear()
+        self._give_back.clear()
+        self._requests.clear()
+
+    def _put_off(self, error: LedgerError, now: float) -> None:
+        self._failures += 1
+        pause = min(0.05 * 2**self._failures, _LONGEST_PAUSE)
+        self._not_before = now + pause
+        if self._failures in (3, 30) or self._failures % 300 == 0:
+            _logger.error(
+                "%s. %d endings wait to be written; trying again every %g s",
+                error,
+                self.waiting,
+                _LONGEST_PAUSE,
+            )
+
+    def _settlement(self, tx: Tx, death: Death) -> Settlement:
+        job = death.job
+        now = time.time_ns() // 1000
+        outcome = msgspec.structs.replace(death.outcome, uncertain=effects.in_doubt(tx, job.id))
+        return Settlement(
+            job.id,
+            job.fence,
+            job.starts + 1,
+            job.priority,
+            decide(job.facts(), outcome, now, random),
+            outcome.cause,
+            death.begun_at,
+            now,
+            self.worker.name,
+            self.code,
+            error=death.error,
+            evidence=msgspec.json.encode(death.evidence).decode() if death.evidence else None,
+        )
+
+    def _log(self, job: Claimed, ending: Settlement) -> None:
+        to = ending.transition
+        error = ending.error
+        what = f"{error.type}: {error.message}" if error else ending.cause.value
+        extra = {
+            "job_id": ids.to_text(job.id),
+            "task": job.task,
+            "attempt": ending.number,
+            "queue": job.queue,
+            "fingerprint": error.fingerprint if error else None,
+        }
+        if to.state is State.FAILED:
+            _logger.error("[%s] failed(%s): %s", job.task, to.reason, what, extra=extra)
+        elif to.state is State.PENDING:
+            wait = max((to.run_at or 0) - ending.ended_at, 0) / 1e6
+            _logger.warning(
+                "[%s] %s: %s; runs again in %.1f s",
+                job.task,
+                ending.cause,
+                what,
+                wait,
+                extra=extra,
+            )
+        else:
+            _logger.info("[%s] %s(%s): %s", job.task, to.state, to.reason, what, extra=extra)
+
+    # -- the worker's own row
+
+    def renew(self, stopping: bool) -> None:
+        """Renew the lease. Sets `lost` when the ledger knows this worker no more."""
+        with self._database.write(durable=False, timeout=_TURN) as tx:
+            self.lost = not registry.renew(tx, self.worker.id, time.time_ns() // 1000, stopping)
+
+    def learn_tasks_of_others(self) -> None:
+        """Which tasks other live workers know: a job that is unknown here may be theirs."""
+        now = time.time_ns() // 1000
+        with self._database.look() as tx:
+            others = [
+                worker
+                for worker in registry.all_workers(tx)
+                if worker.id != self.worker.id and not worker.lease_expired(now)
+            ]
+        self._other_tasks = {
+            task for worker in others for task in msgspec.json.decode(worker.tasks, type=list[str])
+        }
+
+    def cancelled(self) -> list[tuple[int, int]]:
+        """(id, fence) of held jobs that a person has cancelled."""
+        with self._database.look() as tx:
+            return registry.cancelled(tx, self.worker.id)
+
+    def forgotten(self, known: set[tuple[int, int]]) -> list[tuple[int, int]]:
+        """What the ledger believes this worker to hold and it does not: a lost reply to a claim."""
+        with self._database.look() as tx:
+            return sorted(registry.held_fences(tx, self.worker.id) - known - self.settling())
+
+
+_RETURNED = Outcome(Cause.RETURNED)
+
+
+def _default_message(cause: Cause, job: Claimed) -> str:
+    if cause is Cause.TIMED_OUT:
+        return f"the body ran longer than its timeout of {job.policy.timeout:g} s"
+    return ""
+
+
+def answer(tx: Tx, asked: Request) -> Reply:
+    """Do what a body asked for."""
+    now = time.time_ns() // 1000
+    number, fence, name = asked.id, asked.fence, asked.name
+    status: str
+    value: str | None = None
+    if asked.kind == "intend":
+        status, value = effects.intend(tx, number, fence, name, now)
+    elif asked.kind == "done":
+        status = effects.done(tx, number, fence, name, asked.value, now)
+    else:
+        status = effects.not_done(tx, number, fence, name)
+    return Reply(asked.request, status, value)

@@ -1,0 +1,208 @@
+"""One job in a child, from hand-out to what is told of its end. Read top to bottom."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from failbetter import logs
+from failbetter.errors import EffectUncertain
+from failbetter.faultpoints import passing
+from failbetter.lifecycle.states import Cause
+from failbetter.running import RunningJob, current
+from failbetter.worker.verdict import Judged, describe, judge, secret_texts
+from failbetter.worker.wire import NULL, Ended, Returned
+
+if TYPE_CHECKING:
+    from failbetter.app import App
+    from failbetter.board import Ring
+    from failbetter.task import Task
+    from failbetter.worker.channel import Channel
+    from failbetter.worker.wire import Handout
+
+MAX_RESULT = 1_000_000
+_encode = msgspec.json.Encoder().encode
+
+
+class Attempt:
+    """A handed-out job and what its execution needs; made for each hand-out."""
+
+    __slots__ = ("args", "begun_at", "handout", "kwargs", "running", "task")
+
+    def __init__(self, handout: Handout) -> None:
+        self.handout = handout
+        self.begun_at: int | None = None
+        self.task: Task[..., Any]
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] = {}
+        self.running: RunningJob
+
+
+class Executor:
+    """Turns hand-outs into endings. Shared by the ways a child runs bodies (see `lanes`)."""
+
+    def __init__(self, app: App, channel: Channel, ring: Ring) -> None:
+        self._app = app
+        self._channel = channel
+        self._ring = ring
+        self._ring_lock = threading.Lock()
+        self._pid = os.getpid()
+
+    def prepare(self, handout: Handout) -> Attempt | None:
+        """Everything before the body; None when it came to an end already."""
+        passing("before_body")
+        attempt = Attempt(handout)
+        now = time.time_ns() // 1000
+        task = self._app.tasks.get(handout.task)
+        if task is None:
+            text = f"no task {handout.task!r} is in the code that this worker runs"
+            self._tell_unloadable(attempt, "failbetter.UnknownTask", text)
+            return None
+        # The last look before the body: time may have passed in the hand-out's queue.
+        if handout.expires_at is not None and handout.expires_at <= now:
+            self._channel.tell(_ended(attempt, Cause.REFUSED))
+            return None
+        attempt.task = task
+        with self._ring_lock:
+            self._ring.begin(handout.id, handout.fence, time.monotonic_ns())
+        attempt.begun_at = now
+        passing("in_body")
+        try:
+            raw = (
+                self._channel.payload(handout)
+                if bytes(handout.args) == bytes(NULL)
+                else handout.args
+            )
+            attempt.args, attempt.kwargs = task.arguments.decode(raw)
+        except Exception as error:
+            text = f"the stored arguments do not fit the task: {error}"
+            self._tell_unloadable(attempt, "failbetter.UndecodablePayload", text)
+            return None
+        attempt.running = RunningJob(
+            handout.id, handout.fence, task.name, handout.queue, handout.number, self._channel
+        )
+        return attempt
+
+    def enter(self, attempt: Attempt) -> None:
+        """Make the job known to its body, in the thread or task that runs it."""
+        current.set(attempt.running)
+        logs.context.set(attempt.running.log_keys())
+
+    def returned(self, attempt: Attempt, value: object) -> None:
+        """Tell that the body returned."""
+        passing("after_body")
+        self._leave()
+        result, note = self._storable(attempt, value)
+        handout = attempt.handout
+        assert attempt.begun_at is not None
+        self._channel.tell(
+            Returned(
+                handout.id,
+                handout.fence,
+                attempt.begun_at,
+                time.time_ns() // 1000,
+                result,
+                note,
+            )
+        )
+
+    def _storable(self, attempt: Attempt, value: object) -> tuple[msgspec.Raw, str | None]:
+        if value is None:
+            return NULL, None
+        try:
+            encoded = _encode(value)
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}" if _speaks(error) else "unknown"
+            note = f"result missing: a {type(value).__name__} cannot be kept as JSON ({problem})"
+        else:
+            if len(encoded) <= MAX_RESULT:
+                return msgspec.Raw(encoded), None
+            note = f"result missing: {len(encoded)} bytes of JSON, the limit is {MAX_RESULT}"
+        attempt.running.log.warning("%s; the job has succeeded all the same", note)
+        return NULL, note
+
+    def raised(self, attempt: Attempt, error: BaseException) -> None:
+        """Tell what the body's exception means."""
+        self._leave()
+        task = attempt.task
+        try:
+            judged = judge(error, task.options, attempt.handout.charged)
+        except Exception as problem:  # the task's own backoff or Release raised
+            note = f"while judging {type(error).__name__}: {type(problem).__name__}: {problem}"
+            judged = Judged(Cause.RAISED, message=note)
+        redact = task.options.policy.redact
+        secrets: list[str] = []
+        if redact:
+            bound = task.arguments.signature.bind_partial(*attempt.args, **attempt.kwargs)
+            secrets = secret_texts(bound.arguments, redact)
+        described = describe(error, task.name, secrets)
+        uncertain = attempt.running.uncertain or isinstance(error, EffectUncertain)
+        self._channel.tell(
+            _ended(
+                attempt,
+                judged.cause,
+                verdict=judged.verdict,
+                delay=judged.delay,
+                at_least=judged.at_least,
+                uncertain=uncertain,
+                error_type=described.type,
+                error_message=judged.message or described.message,
+                traceback=described.traceback,
+                fingerprint=described.fingerprint,
+            )
+        )
+
+    def _leave(self) -> None:
+        # A body that forked and let its copy return: the copy is no child of the supervisor's.
+        if os.getpid() != self._pid:
+            os._exit(0)
+
+    def _tell_unloadable(self, attempt: Attempt, kind: str, message: str) -> None:
+        self._channel.tell(
+            _ended(
+                attempt, Cause.UNLOADABLE, verdict="fail", error_type=kind, error_message=message
+            )
+        )
+
+
+def _speaks(error: BaseException) -> bool:
+    try:
+        str(error)
+    except Exception:
+        return False
+    return True
+
+
+def _ended(
+    attempt: Attempt,
+    cause: Cause,
+    *,
+    verdict: str = "retry",
+    delay: float | None = None,
+    at_least: bool = False,
+    uncertain: bool = False,
+    error_type: str | None = None,
+    error_message: str | None = None,
+    traceback: str | None = None,
+    fingerprint: str | None = None,
+) -> Ended:
+    handout = attempt.handout
+    return Ended(
+        handout.id,
+        handout.fence,
+        attempt.begun_at,
+        time.time_ns() // 1000,
+        cause.value,
+        verdict,
+        delay,
+        at_least,
+        uncertain,
+        error_type,
+        error_message,
+        traceback,
+        fingerprint,
+    )

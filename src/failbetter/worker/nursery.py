@@ -1,0 +1,212 @@
+"""The children of a worker: started, watched, stopped, mourned, replaced."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from failbetter.ledger.endings import Error
+from failbetter.lifecycle.decide import Outcome
+from failbetter.lifecycle.fingerprint import Failure, fingerprint
+from failbetter.lifecycle.states import Cause
+from failbetter.worker.desk import Death
+from failbetter.worker.evidence import OutOfMemory, describe_exit, exit_text, resident_bytes
+from failbetter.worker.process import Child
+
+if TYPE_CHECKING:
+    from failbetter.ledger.claims import Claimed
+    from failbetter.worker.settings import Settings
+
+_logger = logging.getLogger("failbetter.worker")
+
+GRACE = 1.0
+"""Seconds between asking a body to stop and killing its child."""
+_LONGEST_PAUSE = 30.0
+# A body that runs longer than this has no business with jobs waiting behind it.
+_LONG_BODY = 0.025
+# How much work a child is handed ahead: enough that it never waits for the supervisor's commit.
+_AHEAD = 0.02
+
+
+class Mourned(msgspec.Struct):
+    """What a child's death leaves behind."""
+
+    deaths: list[Death]
+    unbegun: list[Claimed]
+
+
+class Nursery:
+    """All children of one supervisor."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._memory = OutOfMemory()
+        self.children: list[Child] = []
+        self._vacant: deque[tuple[int, float]] = deque()
+        self._quick_deaths = 0
+
+    def fill(self) -> list[Child]:
+        """Start a child for every place; the new ones."""
+        return [self._spawn(index) for index in range(self._settings.processes)]
+
+    def _spawn(self, index: int) -> Child:
+        settings = self._settings
+        child = Child(index, settings.app, settings.concurrency, settings.log_format)
+        self.children.append(child)
+        return child
+
+    def respawn(self, now: float) -> list[Child]:
+        """Fill the places whose pause is over; the new children. `now` in monotonic s."""
+        started = []
+        while self._vacant and self._vacant[0][1] <= now:
+            index, _ = self._vacant.popleft()
+            started.append(self._spawn(index))
+        return started
+
+    def next_respawn(self) -> float | None:
+        """When (monotonic s) the next place will be filled."""
+        return self._vacant[0][1] if self._vacant else None
+
+    # -- watching
+
+    def overdue(self, child: Child, now: float) -> None:
+        """Enforce the timeouts of a child's bodies: ask first, then kill."""
+        guilty = set()
+        for number, begun_ns in child.begun.items():
+            job = child.handed.get(number)
+            if job is None:
+                continue
+            asked = child.interrupted.get(number)
+            if asked is not None:
+                if now - asked >= GRACE:
+                    guilty.add(number)
+                continue
+            timeout = job.policy.timeout
+            if timeout is not None and now - begun_ns / 1e9 >= timeout:
+                child.timed_out.add(number)
+                child.interrupt(job, "timeout")
+        if guilty:
+            _logger.warning(
+                "child %d does not stop a body that it was asked to; killing it", child.pid
+            )
+            child.kill("overdue", frozenset(guilty))
+
+    def over_memory(self, child: Child) -> None:
+        """Enforce `--max-memory`: between jobs quietly, in a body as what it is."""
+        limit = self._settings.max_memory
+        if limit is None or child.killed_for is not None:
+            return
+        used = resident_bytes(child.pid)
+        if used <= limit:
+            return
+        if child.begun:
+            _logger.warning(
+                "child %d uses %d bytes, over --max-memory; killing it", child.pid, used
+            )
+            child.kill("memory")
+        elif not child.closing:
+            child.close_handouts()
+
+    def behind_long_bodies(self, child: Child, now: float) -> list[Claimed]:
+        """Take back what waits in a child behind a body that runs long."""
+        if len(child.handed) <= len(child.begun) or len(child.begun) < child.slots:
+            return []
+        oldest = min(child.begun.values(), default=None)
+        if oldest is None or now - oldest / 1e9 < _LONG_BODY:
+            return []
+        child.window = float(child.slots)
+        return child.take_back()
+
+    @staticmethod
+    def adapt(child: Child, spent: int, bodies: int) -> None:
+        """Set how many jobs the child may be handed ahead, by how long bodies take (µs, summed)."""
+        pace = max(spent / bodies, 1.0)
+        child.pace = pace if child.pace is None else 0.7 * child.pace + 0.3 * pace
+        ahead = child.slots * _AHEAD * 1e6 / child.pace
+        child.window = min(max(ahead, child.slots), 480.0)
+
+    # -- dying
+
+    def mourn(self, child: Child, now: float) -> Mourned:
+        """Settle a child's death: who is charged, who is handed back, when its place is filled.
+
+        Everything the child has said must have been heard before.
+        """
+        child.look_at_board()
+        unbegun = child.take_back()
+        code = child.bury()
+        self.children.remove(child)
+        evidence = describe_exit(code)
+        if child.killed_for == "memory" or (code == -9 and self._memory.happened()):
+            evidence["out_of_memory"] = True
+        begun = [
+            (job, child.begun[job.id]) for job in child.handed.values() if job.id in child.begun
+        ]
+        # Taken by the child, but its body had not begun.
+        unbegun += [job for job in child.handed.values() if job.id not in child.begun]
+        deaths = [
+            self._death(child, job, began, evidence, alone=len(begun) == 1) for job, began in begun
+        ]
+        if not (child.closing and code == 0):
+            what = exit_text(evidence)
+            _logger.warning("child %d %s while %d bodies ran", child.pid, what, len(begun))
+        self._vacate(child, now)
+        return Mourned(deaths, unbegun)
+
+    def _vacate(self, child: Child, now: float) -> None:
+        quick = not child.proven and not child.begun
+        self._quick_deaths = self._quick_deaths + 1 if quick else 0
+        pause = min(0.1 * 2**self._quick_deaths, _LONGEST_PAUSE) if quick else 0.0
+        self._vacant.append((child.index, now + pause))
+
+    def _death(
+        self, child: Child, job: Claimed, began_ns: int, evidence: dict[str, object], *, alone: bool
+    ) -> Death:
+        number = job.id
+        own = dict(evidence)
+        if child.stacks_text is not None:
+            own["stacks"] = child.stacks_text
+        cause = self._cause(child, number)
+        if cause is Cause.CRASHED and not alone:
+            own["shared_with"] = len(child.begun) - 1
+        error = _error_of(cause, job, own)
+        begun_at = time.time_ns() // 1000 - max(time.monotonic_ns() - began_ns, 0) // 1000
+        outcome = Outcome(cause, alone=alone)
+        return Death(job, outcome, begun_at, error, own)
+
+    @staticmethod
+    def _cause(child: Child, number: int) -> Cause:
+        if child.killed_for is None or child.killed_for == "memory":
+            return Cause.CRASHED
+        if child.killed_for in ("stop", "lost"):
+            return Cause.INTERRUPTED
+        if number not in child.guilty:
+            return Cause.BYSTANDER
+        if number in child.cancelled:
+            return Cause.CANCELLED
+        return Cause.TIMED_OUT
+
+
+def _error_of(cause: Cause, job: Claimed, evidence: dict[str, object]) -> Error | None:
+    if cause is Cause.CRASHED:
+        kind, message = "failbetter.ProcessDied", f"the job's process was {_past(evidence)}"
+    elif cause is Cause.TIMED_OUT:
+        kind = "failbetter.TimedOut"
+        message = (
+            f"the body ran longer than its timeout of {job.policy.timeout:g} s and did not stop"
+            " when it was asked to; its process was killed"
+        )
+    else:
+        return None
+    stacks = evidence.get("stacks")
+    mark = fingerprint(Failure(task=job.task, error_type=kind))
+    return Error(kind, message, str(stacks) if stacks else None, mark)
+
+
+def _past(evidence: dict[str, object]) -> str:
+    text = exit_text(evidence)
+    return text if text.startswith("killed") else f"gone: it {text}"

@@ -1,0 +1,304 @@
+"""A child as its supervisor sees it: start, hand out, take back, hear, stop, mourn."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from failbetter.board import RING, Ring
+from failbetter.fleet import WorkerLock, kill_session
+from failbetter.worker.bodies import STACKS_SIGNAL
+from failbetter.worker.wire import (
+    MAX_HANDOUT,
+    NULL,
+    FromChild,
+    Handout,
+    Interrupt,
+    Lines,
+    Reply,
+    decode_handout,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from failbetter.ledger.claims import Claimed
+
+MOST_HANDED_OUT = RING // 2
+"""So that a begun attempt that is not settled yet always stands on the board."""
+
+
+class Child:
+    """One child process. `handed` holds what it was given and has not ended, by job id."""
+
+    def __init__(self, index: int, app: str, slots: int, log_format: str) -> None:
+        self.index = index
+        self.slots = slots
+        self.handed: dict[int, Claimed] = {}
+        self.begun: dict[int, int] = {}
+        """Job id to the monotonic nanoseconds at which its body began; ended ones are removed."""
+        self.marked: set[int] = set()
+        """Jobs whose row says `running` already."""
+        self.interrupted: dict[int, float] = {}
+        """Job id to when (monotonic s) its body was asked to stop."""
+        self.timed_out: set[int] = set()
+        self.cancelled: set[int] = set()
+        self.killed_for: str | None = None
+        self.guilty: frozenset[int] = frozenset()
+        self.said_hello = False
+        self.ready = False
+        self.proven = False
+        """Whether it has ended a job: its death is then no sign that children cannot work."""
+        self.solo = False
+        self.closing = False
+        self.window = float(slots)
+        """How many jobs it may hold, those it runs included."""
+        self.pace: float | None = None
+        """Microseconds a body takes, smoothed; None before the first ended."""
+        self.stacks_text: str | None = None
+        self.started = time.time()
+        self._lines = Lines(FromChild)
+        self._ring: Ring | None = None
+        self._broken = False
+        self._broken_at: float | None = None
+        self._killed = False
+        self._start(app, log_format)
+
+    def _start(self, app: str, log_format: str) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        out, source = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (ours, out, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        stacks = tempfile.NamedTemporaryFile(prefix="failbetter-stacks-")  # noqa: SIM115
+        command = [
+            sys.executable,
+            "-m",
+            "failbetter.worker.child",
+            app,
+            f"--index={self.index}",
+            f"--slots={self.slots}",
+            f"--channel={theirs.fileno()}",
+            f"--handouts={source.fileno()}",
+            f"--stacks={stacks.name}",
+            f"--supervisor={os.getpid()}",
+            f"--log-format={log_format}",
+        ]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            pass_fds=(theirs.fileno(), source.fileno()),
+            start_new_session=True,
+        )
+        theirs.close()
+        ours.setblocking(False)
+        out.setblocking(False)
+        # The child blocks on its end, which is the same open file: never set it non-blocking.
+        self._source = source
+        self.stream = ours
+        self._out = out
+        self._stacks = stacks
+        self.pid = self.process.pid
+        # Readable when the child has died; elsewhere than on Linux the tick asks instead.
+        self.death = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else None
+
+    def give_board(self, path: Path, lock: WorkerLock) -> None:
+        """Let a child that has said hello begin: it may be handed jobs from now on."""
+        lock.note_child(self.pid, self.started)
+        self._ring = Ring(path, self.index)
+        if self.closing or self.process.stdin is None:
+            return
+        try:
+            self.process.stdin.write(f"{path}\n".encode())
+            self.process.stdin.close()
+        except OSError:
+            return  # it has died; its death is on its way to us
+        self.ready = True
+
+    # -- jobs
+
+    def free(self) -> int:
+        """How many more jobs it may be handed now."""
+        if not self.ready or self.closing or self.solo or self._broken:
+            return 0
+        return min(int(self.window), MOST_HANDED_OUT) - len(self.handed)
+
+    def hand_out(self, job: Claimed) -> bool:
+        """Hand a job to the child; False when it takes no more just now."""
+        args = job.payload.encode()
+        message = Handout(
+            job.id,
+            job.fence,
+            job.starts + 1,
+            job.attempts + 1,
+            job.task,
+            job.queue,
+            job.expires_at,
+            msgspec.Raw(args) if len(args) < MAX_HANDOUT - 2_000 else NULL,
+        )
+        try:
+            self._out.send(encode(message))
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._broken = True
+            return False
+        self.handed[job.id] = job
+        return True
+
+    def take_back(self) -> list[Claimed]:
+        """Take back what the child has not taken yet; its body will not begin."""
+        taken = []
+        while True:
+            try:
+                data = self._source.recv(MAX_HANDOUT * 2, socket.MSG_DONTWAIT)
+            except OSError:
+                break
+            if not data:
+                break
+            job = self.handed.pop(decode_handout(data).id, None)
+            if job is not None:
+                taken.append(job)
+        return taken
+
+    def look_at_board(self) -> None:
+        """Learn which bodies have begun since the last look."""
+        if self._ring is None:
+            return
+        for number, fence, at in self._ring.news():
+            job = self.handed.get(number)
+            if job is not None and job.fence == fence:
+                self.begun[number] = at
+
+    def ended(self, number: int, fence: int) -> Claimed | None:
+        """Forget a job that the child says has ended; None when it was not this child's."""
+        job = self.handed.get(number)
+        if job is None or job.fence != fence:
+            return None
+        del self.handed[number]
+        self.proven = True
+        self.begun.pop(number, None)
+        self.marked.discard(number)
+        self.interrupted.pop(number, None)
+        if not self.handed:
+            self.solo = False
+        return job
+
+    # -- talk
+
+    def hear(self) -> list[Any]:
+        """What the child has said since."""
+        messages: list[Any] = []
+        while True:
+            try:
+                data = self.stream.recv(1 << 18)
+            except BlockingIOError:
+                return messages
+            except OSError:
+                data = b""
+            if not data:
+                self._broken = True
+                return messages
+            messages += self._lines.feed(data)
+            if len(data) < 1 << 18:
+                return messages
+
+    def is_cut_off(self, now: float) -> bool:
+        """Whether the line to the child is cut although it goes on living."""
+        if not self._broken:
+            return False
+        if self._broken_at is None:
+            self._broken_at = now  # a child that ends closes its line a moment before it is dead
+        return now - self._broken_at > 0.2
+
+    def answer(self, reply: Reply) -> None:
+        """Answer a request of the child's."""
+        self._say(reply)
+
+    def interrupt(self, job: Claimed, why: str) -> None:
+        """Ask the child to stop one body."""
+        self.interrupted[job.id] = time.monotonic()
+        self._say(Interrupt(job.id, job.fence, why))
+
+    def _say(self, message: msgspec.Struct) -> None:
+        data = encode(message) + b"\n"
+        try:
+            self.stream.setblocking(True)
+            self.stream.settimeout(1.0)
+            self.stream.sendall(data)
+        except OSError:
+            self._broken = True
+        finally:
+            self.stream.setblocking(False)
+
+    # -- end
+
+    def close_handouts(self) -> None:
+        """There will be no more jobs: the child ends when it has done what it has taken."""
+        if self.closing:
+            return
+        self.closing = True
+        self._out.close()
+        if not self.ready and self.process.stdin is not None:
+            self.process.stdin.close()
+
+    def capture_stacks(self, patience: float = 0.3) -> str | None:
+        """The Python stacks of the child's threads, even while it is stuck in C."""
+        try:
+            os.kill(self.pid, STACKS_SIGNAL)
+        except ProcessLookupError:
+            return None
+        limit = time.monotonic() + patience
+        size = -1
+        while time.monotonic() < limit:
+            now = os.fstat(self._stacks.fileno()).st_size
+            if now and now == size:
+                break  # written, and no longer growing
+            size = now
+            time.sleep(0.01)
+        self._stacks.seek(0)
+        text = self._stacks.read(60_000).decode(errors="replace")
+        return text or None
+
+    def kill(self, why: str | None = None, guilty: frozenset[int] = frozenset()) -> None:
+        """Record the stacks, then kill the child with all that runs in its session.
+
+        `why`: overdue (then `guilty` names the jobs), memory, stop, lost; None: it is broken, and
+        whatever ran in it has crashed.
+        """
+        if not self._killed:
+            self._killed = True
+            self.killed_for = why
+            self.guilty = guilty
+            if why != "stop":
+                self.stacks_text = self.capture_stacks()
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def bury(self) -> int:
+        """After its death: end what it left running, close what it had open; its return code."""
+        code = self.process.wait()
+        kill_session(self.pid, self.started)
+        for end in (self.stream, self._out, self._source):
+            end.close()
+        if self.death is not None:
+            os.close(self.death)
+        self._stacks.close()
+        if self._ring is not None:
+            self._ring.close()
+        if self.process.stdin is not None and not self.process.stdin.closed:
+            try:
+                self.process.stdin.close()
+            except OSError:
+                pass
+        return code

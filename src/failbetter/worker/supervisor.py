@@ -1,0 +1,592 @@
+"""The supervisor: claims, hands out, watches, settles. It imports none of the user's code.
+
+One loop. A turn of it: hear the children, look after them, write what there is to write and
+claim in the same commit, hand out. It waits only when there is nothing to do, and then until a
+child speaks or dies, a producer wakes it, a job falls due, or a duty comes round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+import signal
+import socket
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from failbetter import board, ids, logs
+from failbetter.errors import LedgerError, SchemaMismatch
+from failbetter.faultpoints import passing
+from failbetter.fleet import describe_process
+from failbetter.ledger import reads, registry
+from failbetter.ledger.database import Database
+from failbetter.recovery import Sweeper
+from failbetter.worker.desk import Desk
+from failbetter.worker.nursery import GRACE, Nursery
+from failbetter.worker.wire import Ended, Hello, Reply, Request, Returned, Unready
+
+if TYPE_CHECKING:
+    from failbetter.fleet import WorkerLock
+    from failbetter.ledger.claims import Claimed
+    from failbetter.worker.process import Child
+    from failbetter.worker.settings import Settings
+
+_logger = logging.getLogger("failbetter.worker")
+
+EX_UNAVAILABLE = 69
+EX_CONFIG = 78
+
+# Idle, the supervisor looks this often whether another connection has written: the way in which
+# it hears of what no wake-up told, such as a job enqueued in a caller's own transaction.
+_POLL = 0.05
+# Busy, it looks after its children this often.
+_WATCH = 0.02
+_SWEEP = 1.0
+_STUCK = 0.1
+# After the last child, so long is tried to write what it left.
+_LAST_WRITES = 5.0
+
+
+class Supervisor:
+    """One worker: its children, its desk, its place in the fleet."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._nursery = Nursery(settings)
+        self._selector = selectors.DefaultSelector()
+        self._queue: deque[Claimed] = deque()
+        self._suspects: deque[Claimed] = deque()
+        self._queue_moved = 0.0
+        self._look = True
+        self._signals: list[int] = []
+        self._stop_at: float | None = None
+        self._aborted: int | None = None
+        self._next_watch = 0.0
+        self._next_sweep = 0.0
+        self._next_renewal = 0.0
+        self._next_memory = 0.0
+        self._seen_version = 0
+        self._database: Database
+        self._desk: Desk
+        self._sweeper: Sweeper
+        self._lock: WorkerLock
+        self._wake: socket.socket | None = None
+        self._hello: Hello | None = None
+
+    # -- beginning
+
+    def run(self) -> int:
+        """Work until told to stop, or until drained; the exit code."""
+        self._listen_to_signals()
+        for child in self._nursery.fill():
+            self._watch_child(child)
+        hello = self._first_hello()
+        if hello is None:
+            return self._give_up()
+        try:
+            self._open_ledger(hello)
+        except LedgerError as error:
+            _logger.error("%s", error)
+            self._kill_all("stop")
+            return EX_CONFIG if isinstance(error, SchemaMismatch) else EX_UNAVAILABLE
+        for child in self._nursery.children:
+            if child.said_hello:
+                self._welcome(child)
+        try:
+            return self._loop()
+        finally:
+            self._leave()
+
+    def _listen_to_signals(self) -> None:
+        reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self._signal_ends = (reader, writer)
+        self._selector.register(reader, selectors.EVENT_READ, None)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda received, _frame: self._signals.append(received))
+
+    def _watch_child(self, child: Child) -> None:
+        self._selector.register(child.stream, selectors.EVENT_READ, child)
+        if child.death is not None:
+            self._selector.register(child.death, selectors.EVENT_READ, child)
+
+    def _first_hello(self) -> Hello | None:
+        """Wait until a child has loaded the app; None when it cannot be loaded, or on a signal."""
+        while not self._signals:
+            self._selector.select(_POLL)
+            for child in list(self._nursery.children):
+                for message in child.hear():
+                    if isinstance(message, Hello):
+                        child.said_hello = True
+                        return message
+                    if isinstance(message, Unready):
+                        _logger.error(
+                            "%s cannot be loaded:\n%s", self._settings.app, message.error.rstrip()
+                        )
+                        return None
+                if child.process.poll() is not None:
+                    _logger.error(
+                        "the first child ended with code %s before it had loaded %s",
+                        child.process.returncode,
+                        self._settings.app,
+                    )
+                    return None
+        return None
+
+    def _give_up(self) -> int:
+        self._kill_all("stop")
+        return 0 if self._signals else EX_CONFIG
+
+    def _open_ledger(self, hello: Hello) -> None:
+        settings = self._settings
+        folder = None if hello.fleet_folder is None else Path(hello.fleet_folder)
+        self._hello = hello
+        self._database = Database(hello.url, durable=hello.durable, fleet_folder=folder)
+        self._database.ensure_schema()
+        self._enlist(hello)
+        queues = ", ".join(settings.queues) or "all"
+        _logger.info(
+            "worker %s: %d processes, %d bodies each, queues: %s, ledger %s",
+            self._desk.worker.name,
+            settings.processes,
+            settings.concurrency,
+            queues,
+            self._database.name,
+        )
+
+    def _enlist(self, hello: Hello) -> None:
+        """Take the lock, make the board, register: in this order, so that none is believed dead."""
+        settings = self._settings
+        fleet = self._database.fleet
+        number = ids.take()
+        place = describe_process()
+        now = time.time_ns() // 1000
+        self._lock = fleet.hold(number)
+        board.create(fleet.board_path(number), settings.processes)
+        worker = registry.Worker(
+            id=number,
+            name=f"{place['host']}:{place['pid']}",
+            host=place["host"],
+            pid=place["pid"],
+            fleet=fleet.id,
+            lease=round(hello.lease * 1_000_000),
+            beats=0,
+            renewed_at=now,
+            started_at=now,
+            stopping=0,
+            code=hello.code,
+            queues=msgspec.json.encode(settings.queues).decode(),
+            tasks=msgspec.json.encode(hello.tasks).decode(),
+            processes=settings.processes,
+            concurrency=settings.concurrency,
+        )
+        with self._database.write() as tx:
+            registry.register(tx, worker)
+        self._wake = fleet.open_wake_socket(number)
+        if self._wake is not None:
+            self._selector.register(self._wake, selectors.EVENT_READ, None)
+        self._desk = Desk(self._database, worker)
+        self._sweeper = Sweeper(self._database, own=number)
+        self._look = True
+
+    # -- the loop
+
+    def _loop(self) -> int:
+        while True:
+            now = time.monotonic()
+            self._hear()
+            self._heed_signals(now)
+            if now >= self._next_watch:
+                self._next_watch = now + _WATCH
+                self._watch(now)
+                passing("in_tick")
+            self._hand_out()
+            room = self._room()
+            if (self._desk.must_write or (self._look and room > 0)) and self._desk.may_write(now):
+                self._write(room, now)
+                continue
+            code = self._finished()
+            if code is not None:
+                return code
+            self._wait(now)
+
+    def _hear(self) -> None:
+        for child in list(self._nursery.children):
+            self._listen(child)
+
+    def _listen(self, child: Child) -> None:
+        spent = bodies = 0
+        for message in child.hear():
+            if isinstance(message, Returned):
+                job = child.ended(message.id, message.fence)
+                if job is not None:
+                    self._desk.returned(job, message)
+                    spent += message.ended_at - message.begun_at
+                    bodies += 1
+            elif isinstance(message, Ended):
+                job = child.ended(message.id, message.fence)
+                if job is not None:
+                    self._desk.ended(job, message)
+                    if message.begun_at is not None:
+                        spent += message.ended_at - message.begun_at
+                        bodies += 1
+            elif isinstance(message, Request):
+                self._requested(child, message)
+            elif isinstance(message, Hello):
+                child.said_hello = True
+                self._welcome(child)
+            elif isinstance(message, Unready):
+                _logger.error(
+                    "%s cannot be loaded any more:\n%s", self._settings.app, message.error
+                )
+        if bodies:
+            self._nursery.adapt(child, spent, bodies)
+
+    def _requested(self, child: Child, message: Request) -> None:
+        job = child.handed.get(message.id)
+        if message.kind == "payload":
+            child.answer(Reply(message.request, "done", job.payload if job else None))
+        else:
+            self._desk.request(message, child.answer)
+
+    def _welcome(self, child: Child) -> None:
+        child.give_board(self._database.fleet.board_path(self._desk.worker.id), self._lock)
+        self._look = True
+
+    # -- looking after things
+
+    def _watch(self, now: float) -> None:
+        for child in list(self._nursery.children):
+            self._watch_one(child, now)
+        if self._stop_at is None:
+            for child in self._nursery.respawn(now):
+                self._watch_child(child)
+        self._unstick(now)
+        if now >= self._next_memory:
+            self._next_memory = now + 0.5
+            for child in self._nursery.children:
+                self._nursery.over_memory(child)
+        self._duties(now)
+
+    def _watch_one(self, child: Child, now: float) -> None:
+        if child.process.poll() is not None:
+            self._bury(child, now)
+            return
+        if child.is_cut_off(now):
+            _logger.error(
+                "the line to child %d is cut (did a body close it?); killing it", child.pid
+            )
+            child.kill()
+            return
+        if not child.ready:
+            return
+        child.look_at_board()
+        for number, began_ns in child.begun.items():
+            job = child.handed.get(number)
+            if job is not None and number not in child.marked:
+                child.marked.add(number)
+                ago = max(time.monotonic_ns() - began_ns, 0) // 1000
+                self._desk.begun(job, time.time_ns() // 1000 - ago)
+        self._nursery.overdue(child, now)
+        self._keep(self._nursery.behind_long_bodies(child, now))
+
+    def _bury(self, child: Child, now: float) -> None:
+        self._listen(child)
+        self._unwatch(child)
+        mourned = self._nursery.mourn(child, now)
+        for death in mourned.deaths:
+            self._desk.died(death)
+        self._keep(mourned.unbegun)
+
+    def _unstick(self, now: float) -> None:
+        """What no child can take soon goes back to the ledger, where another worker finds it."""
+        if not self._queue or self._queue_moved > now - _STUCK:
+            return
+        while self._queue:
+            self._desk.give_back(self._queue.popleft())
+
+    def _duties(self, now: float) -> None:
+        """What comes round by the clock. A ledger out of reach is the desk's to complain of."""
+        if not self._desk.may_write(now):
+            return
+        with contextlib.suppress(LedgerError):
+            if now >= self._next_renewal:
+                self._next_renewal = now + self._desk.worker.lease / 3e6
+                self._desk.renew(self._stop_at is not None)
+                if self._desk.lost:
+                    self._start_over()
+                    return
+                self._desk.learn_tasks_of_others()
+                self._reconcile()
+        if now >= self._next_sweep:
+            self._next_sweep = now + _SWEEP
+            try:
+                report = self._sweeper.tick(now)
+            except LedgerError as error:
+                _logger.warning("the sweep could not be done: %s", error)
+            else:
+                self._look = self._look or bool(report.handed_back)
+
+    def _reconcile(self) -> None:
+        known = {(job.id, job.fence) for job in (*self._queue, *self._suspects)}
+        for child in self._nursery.children:
+            known |= {(job.id, job.fence) for job in child.handed.values()}
+        for number, fence in self._desk.forgotten(known):
+            _logger.warning("handing back job %s, claimed but never heard of", ids.to_text(number))
+            self._desk.give_back_fence(number, fence)
+
+    def _heed_cancellations(self) -> None:
+        if not any(child.handed for child in self._nursery.children):
+            return
+        for number, fence in self._desk.cancelled():
+            for child in self._nursery.children:
+                job = child.handed.get(number)
+                if job is not None and job.fence == fence and number not in child.interrupted:
+                    child.look_at_board()
+                    child.cancelled.add(number)
+                    child.interrupt(job, "cancel")
+
+    # -- the ledger
+
+    def _room(self) -> int:
+        """How many jobs may be claimed now: what the children can take soon, and as many again."""
+        if self._stop_at is not None:
+            return 0
+        window = held = slots = 0
+        for child in self._nursery.children:
+            if child.ready and not child.closing:
+                window += int(child.window)
+                slots += child.slots
+                held += len(child.handed)
+        target = window if window <= slots else 2 * window
+        return target - held - len(self._queue) - len(self._suspects)
+
+    def _write(self, room: int, now: float) -> None:
+        self._look = False
+        claimed = self._desk.write(room, now)
+        if not self._desk.may_write(now):
+            self._look = True
+            return
+        if claimed:
+            self._keep(claimed)
+            # There may be more than were asked for.
+            self._look = len(claimed) >= room
+            self._hand_out()
+
+    def _keep(self, jobs: list[Claimed]) -> None:
+        """Put claimed jobs where they wait to be handed out; while stopping, give them back."""
+        for job in jobs:
+            if self._stop_at is not None:
+                self._desk.give_back(job)
+            elif job.suspect and self._settings.concurrency > 1:
+                self._suspects.append(job)
+            else:
+                self._queue.append(job)
+        if jobs:
+            self._queue_moved = time.monotonic()
+
+    def _hand_out(self) -> None:
+        if self._suspects:
+            self._hand_out_suspects()
+        if not self._queue:
+            return
+        for child in sorted(self._nursery.children, key=_load):
+            free = child.free()
+            while free > 0 and self._queue and child.hand_out(self._queue[0]):
+                self._queue.popleft()
+                free -= 1
+            if free <= 0:
+                self._queue_moved = time.monotonic()
+
+    def _hand_out_suspects(self) -> None:
+        """Each alone in a child: in an empty one, else one is kept free of others until it is."""
+        for child in self._nursery.children:
+            if not self._suspects:
+                return
+            if child.ready and not child.handed and not child.closing:
+                child.solo = False
+                if child.hand_out(self._suspects[0]):
+                    self._suspects.popleft()
+                    child.solo = True
+        if self._suspects and not any(child.solo for child in self._nursery.children):
+            ready = [child for child in self._nursery.children if child.ready]
+            if ready:
+                min(ready, key=_load).solo = True
+
+    # -- waiting
+
+    def _wait(self, now: float) -> None:
+        busy = (
+            self._queue or self._suspects or any(child.handed for child in self._nursery.children)
+        )
+        timeout = _WATCH if busy or self._stop_at is not None else _POLL
+        if self._desk.due is not None:
+            timeout = min(timeout, max(self._desk.due / 1e6 - time.time(), 0.0))
+        for key, _ in self._selector.select(timeout):
+            source = key.fileobj
+            if source is self._wake:
+                self._drain(source)
+                self._look = True
+            elif source is self._signal_ends[0]:
+                self._drain(source)
+            elif isinstance(source, int):
+                self._next_watch = 0.0  # a child has died
+        self._look = self._look or self._something_new()
+
+    @staticmethod
+    def _drain(source: Any) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while source.recv(4096):
+                pass
+
+    def _something_new(self) -> bool:
+        if self._desk.due is not None and time.time() * 1e6 >= self._desk.due:
+            self._desk.due = None
+            return True
+        try:
+            version = self._database.version()
+            if version == self._seen_version:
+                return False
+            self._seen_version = version
+            self._heed_cancellations()
+        except LedgerError:
+            return False
+        return True
+
+    # -- ending
+
+    def _heed_signals(self, now: float) -> None:
+        if self._signals:
+            received = self._signals.pop(0)
+            if self._stop_at is None:
+                self._begin_to_stop(now)
+            elif self._aborted is None:
+                self._aborted = received
+                _logger.warning("stopping at once; what runs is interrupted and handed back")
+        if self._stop_at is None:
+            return
+        for child in self._nursery.children:
+            if self._aborted is not None or now >= self._stop_at + GRACE:
+                child.kill("stop")
+            elif now >= self._stop_at:
+                child.look_at_board()
+                for number in child.begun.keys() - child.interrupted.keys():
+                    child.interrupt(child.handed[number], "stop")
+
+    def _begin_to_stop(self, now: float) -> None:
+        self._stop_at = now + self._settings.shutdown_timeout
+        running = sum(len(child.begun) for child in self._nursery.children)
+        _logger.info(
+            "stopping; %d bodies run and have %g s", running, self._settings.shutdown_timeout
+        )
+        self._give_up_claims()
+        for child in self._nursery.children:
+            child.close_handouts()
+
+    def _give_up_claims(self) -> None:
+        """Everything claimed whose body has not begun goes back to the ledger."""
+        for child in self._nursery.children:
+            self._keep(child.take_back())
+        for waiting in (self._queue, self._suspects):
+            while waiting:
+                self._desk.give_back(waiting.popleft())
+
+    def _finished(self) -> int | None:
+        """The exit code, when there is nothing left to do."""
+        if self._desk.must_write:
+            # Children gone and a ledger out of reach: its next sweep will find what is lost here.
+            return self._stopped_code() if self._stop_overdue() else None
+        if self._stop_at is not None:
+            return None if self._nursery.children else self._stopped_code()
+        if not self._settings.drain or self._queue or self._suspects:
+            return None
+        if any(child.handed for child in self._nursery.children):
+            return None
+        try:
+            live = reads.any_live(self._database, self._settings.queues)
+        except LedgerError:
+            return None
+        return None if live else 0
+
+    def _stop_overdue(self) -> bool:
+        limit = self._stop_at
+        return (
+            limit is not None
+            and not self._nursery.children
+            and time.monotonic() > limit + _LAST_WRITES
+        )
+
+    def _stopped_code(self) -> int:
+        return 0 if self._aborted is None else 128 + self._aborted
+
+    def _kill_all(self, why: str) -> None:
+        for child in list(self._nursery.children):
+            child.kill(why)
+            child.bury()
+        self._nursery.children.clear()
+
+    def _start_over(self) -> None:
+        """The ledger has declared this worker lost, and others have its jobs: begin as a new one."""
+        _logger.warning(
+            "worker %s was declared lost (it was not heard of for a lease); its jobs were handed"
+            " on, what its bodies still do changes nothing. Starting over",
+            self._desk.worker.name,
+        )
+        self._hear()
+        self._desk.write(0, time.monotonic())
+        for child in list(self._nursery.children):
+            self._unwatch(child)
+            child.kill("lost")
+            child.bury()
+        self._nursery.children.clear()
+        self._queue.clear()
+        self._suspects.clear()
+        self._leave_fleet()
+        assert self._hello is not None
+        self._enlist(self._hello)
+        for child in self._nursery.fill():
+            self._watch_child(child)
+
+    def _unwatch(self, child: Child) -> None:
+        self._selector.unregister(child.stream)
+        if child.death is not None:
+            self._selector.unregister(child.death)
+
+    def _leave(self) -> None:
+        """Say goodbye, so that nobody waits for a lease; whatever happened before."""
+        self._kill_all("stop")
+        try:
+            with self._database.write(durable=False, timeout=2.0) as tx:
+                registry.remove(tx, self._desk.worker.id)
+        except LedgerError as error:
+            _logger.warning("could not sign off (%s); a sweep will settle what is left", error)
+            return  # the lock goes with the process, which is how a sweep knows
+        self._leave_fleet()
+        self._database.close()
+
+    def _leave_fleet(self) -> None:
+        if self._wake is not None:
+            self._selector.unregister(self._wake)
+            self._wake.close()
+            self._wake = None
+        self._database.fleet.forget(self._desk.worker.id)
+        self._lock.close()
+
+
+def _load(child: Child) -> int:
+    return len(child.handed)
+
+
+def main(settings: Settings) -> int:
+    """Run a worker in this process until it ends; its exit code."""
+    logs.configure(settings.log_format, settings.log_level)
+    code = Supervisor(settings).run()
+    logs.flush()
+    return code

@@ -1,0 +1,129 @@
+"""What supervisor and child say to each other.
+
+Two sockets for each child. Hand-outs go over a SOCK_SEQPACKET pair, a job a message; the
+supervisor keeps the child's end open too and can read back what the child has not yet taken.
+Everything else goes over a stream, a JSON line a message, so that one look decodes many.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+MAX_HANDOUT = 64 * 1024
+"""Bytes; arguments that do not fit are asked for over the stream."""
+
+
+class Handout(msgspec.Struct, array_like=True, frozen=True):
+    """A job on its way to a child. `args` null: too large, ask for them."""
+
+    id: int
+    fence: int
+    number: int
+    charged: int
+    """Attempts charged when this one is, too: what a backoff callable is given."""
+    task: str
+    queue: str
+    expires_at: int | None
+    args: msgspec.Raw
+
+
+class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
+    """The child has loaded the app: what the supervisor must know of it."""
+
+    url: str
+    lease: float
+    durable: bool
+    fleet_folder: str | None
+    code: str
+    tasks: list[str]
+
+
+class Unready(msgspec.Struct, array_like=True, frozen=True, tag="unready"):
+    """The child could not load the app."""
+
+    error: str
+
+
+class Returned(msgspec.Struct, array_like=True, frozen=True, tag="r"):
+    """A body returned. Times in microseconds since the epoch."""
+
+    id: int
+    fence: int
+    begun_at: int
+    ended_at: int
+    result: msgspec.Raw
+    note: str | None
+
+
+class Ended(msgspec.Struct, array_like=True, frozen=True, tag="e"):
+    """An attempt ended otherwise. `begun_at` None: its body had not begun."""
+
+    id: int
+    fence: int
+    begun_at: int | None
+    ended_at: int
+    cause: str
+    verdict: str
+    delay: float | None
+    at_least: bool
+    uncertain: bool
+    error_type: str | None
+    error_message: str | None
+    traceback: str | None
+    fingerprint: str | None
+
+
+class Request(msgspec.Struct, array_like=True, frozen=True, tag="q"):
+    """A child asks for something that the ledger must do, and waits for the Reply."""
+
+    request: int
+    kind: str
+    id: int
+    fence: int
+    name: str
+    value: str | None
+
+
+class Reply(msgspec.Struct, array_like=True, frozen=True, tag="a"):
+    """The answer to a Request."""
+
+    request: int
+    status: str
+    value: str | None
+
+
+class Interrupt(msgspec.Struct, array_like=True, frozen=True, tag="i"):
+    """The supervisor asks a child to stop one body: `why` is timeout, stop, cancel or lost."""
+
+    id: int
+    fence: int
+    why: str
+
+
+FromChild = Hello | Unready | Returned | Ended | Request
+ToChild = Reply | Interrupt
+
+NULL = msgspec.Raw(b"null")
+
+encode = msgspec.json.Encoder().encode
+decode_handout = msgspec.json.Decoder(Handout).decode
+
+
+class Lines:
+    """Cuts a stream into messages."""
+
+    def __init__(self, kind: Any) -> None:
+        self._decoder = msgspec.json.Decoder(kind)
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Any]:
+        """The messages that `data` completes."""
+        cut = data.rfind(b"\n") + 1
+        if not cut:
+            self._rest += data
+            return []
+        whole = self._rest + data[:cut] if self._rest else data[:cut]
+        self._rest = data[cut:]
+        return self._decoder.decode_lines(whole)
