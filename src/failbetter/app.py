@@ -167,7 +167,7 @@ class App:
     def _job_made(self, number: int, created: bool) -> Job:
         return Job(self.database, number, created=created)
 
-    def job(self, id: str) -> Job:  # noqa: A002  # what users call it
+    def job(self, id: str) -> Job:
         """The job of that id. Raises JobNotFound; ValueError when the text is no id."""
         number = ids.from_text(id)
         row = reads.job(self.database, number)
@@ -191,7 +191,7 @@ class App:
         """Findings about the ledger and its workers. Never raises for a ledger out of reach."""
         return health.check(self.database)
 
-    ahealth = twin(health)  # type: ignore[arg-type]
+    ahealth = twin(health)
 
     def migrate(self) -> tuple[str | None, str]:
         """Create or upgrade the schema; the revisions before (None: there was none) and after."""

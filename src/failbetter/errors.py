@@ -9,7 +9,7 @@
     ├── Refused                   an act on a job that its present state does not allow
     ├── NotInJob                  `current_job()` outside a body
     ├── AttemptLost               this attempt is no longer the job's current one
-    ├── EffectUncertain           an effect began in an earlier attempt and nobody knows whether it happened
+    ├── EffectUncertain           an earlier attempt left an effect in doubt
     └── LedgerError
         ├── LedgerUnavailable     the database is out of reach, or stayed locked
         ├── LedgerFull            the database's disk is full

@@ -200,7 +200,7 @@ class Job:
         return to_datetime(self.row.ended_at)
 
     def waiting_for(self, now: float | None = None) -> str | None:
-        """What a pending job waits for, in words; for a running one, whether its worker is heard of.
+        """What a pending job waits for, in words; of a running one, whether its worker is alive.
 
         None for a job that is over. `now`: seconds since the epoch, for tests.
         """

@@ -148,7 +148,7 @@ class RunningJob:
         return result
 
     def _intend(self, name: str) -> Answer:
-        if not isinstance(name, str) or not 0 < len(name) <= 100:
+        if not 0 < len(name) <= 100:
             raise ValueError("an effect's name is a text of 1 to 100 characters")
         if name in self._open_effects:
             raise ValueError(f"the effect {name!r} is under way in this attempt already")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import inspect
 import time
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import msgspec
 
@@ -172,7 +173,10 @@ class Call(Generic[P, R]):
                 new.append(self._new_job(tuple(call), {}, now))
         return self._insert(new)
 
-    aenqueue = cast("Callable[P, Any]", twin(enqueue))
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """`enqueue` for async callers: the same, in a thread."""
+        return await asyncio.to_thread(self.enqueue, *args, **kwargs)
+
     aenqueue_many = twin(enqueue_many)
 
     def _new_job(self, args: Sequence[Any], kwargs: dict[str, Any], now: float) -> NewJob:

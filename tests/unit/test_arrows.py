@@ -22,16 +22,20 @@ ROOT = "failbetter"
 
 # From the innermost to the outermost. A room may import the rooms of the rows above its own;
 # two rooms of one row may not import each other, unless the row is a GROUP.
-LEAVES = frozenset({"errors", "durations", "ids", "faultpoints", "payload"})
-FRONT = frozenset({"app", "task", "job"})
+LEAVES = frozenset(
+    {"errors", "durations", "ids", "faultpoints", "payload", "logs", "twins", "board"}
+)
+FRONT = frozenset({"app", "task"})
 ROWS: tuple[frozenset[str], ...] = (
     LEAVES,
     frozenset({"lifecycle", "fleet"}),
     frozenset({"ledger"}),
     frozenset({"running"}),  # the handle in a body; the worker's child sets it
-    frozenset({"worker", "engines", "recovery", "triage", "holds", "health"}),
+    frozenset({"job"}),  # the handle from outside
+    frozenset({"recovery", "triage", "holds", "health"}),
     FRONT,
     frozenset({"__init__"}),
+    frozenset({"worker", "engines"}),  # what runs an App's bodies knows it; the App knows no runner
     frozenset({"cli", "demo", "integrations", "testing", "web"}),
     frozenset({"__main__"}),
 )

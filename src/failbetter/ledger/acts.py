@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import literal_column, null, select, update
 
-from failbetter.ledger.prepared import Prepared, b
+from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import jobs
 from failbetter.lifecycle.states import Reason, State
 
@@ -15,24 +15,21 @@ if TYPE_CHECKING:
 
     from failbetter.ledger.database import Tx
 
-_one = literal_column("1")
-_zero = literal_column("0")
-
 
 def _is(word: State | Reason) -> ColumnElement[str]:
     return literal_column(f"'{word}'")
 
 
 _this = jobs.c.id == b("id")
-_end = {"rank": null(), "live": null(), "ended_at": b("now"), "fence": jobs.c.fence + _one}
+_end = {"rank": null(), "live": null(), "ended_at": b("now"), "fence": jobs.c.fence + ONE}
 CANCEL_WAITING = Prepared(
     update(jobs)
     .values(state=_is(State.DISCARDED), reason=_is(Reason.CANCELLED), **_end)
-    .where(_this, jobs.c.live == _one, jobs.c.claimed.is_(None)),
+    .where(_this, jobs.c.live == ONE, jobs.c.claimed.is_(None)),
     "now id",
 )
 ASK_TO_CANCEL = Prepared(
-    update(jobs).values(cancel=_one).where(_this, jobs.c.claimed == _one),
+    update(jobs).values(cancel=ONE).where(_this, jobs.c.claimed == ONE),
     "id",
 )
 RETRY = Prepared(
@@ -44,13 +41,13 @@ RETRY = Prepared(
         run_at=b("now"),
         begun_at=null(),
         ended_at=null(),
-        live=_one,
-        fence=jobs.c.fence + _one,
-        attempts=_zero,
-        crashes=_zero,
-        losses=_zero,
-        hand_backs=_zero,
-        suspect=_zero,
+        live=ONE,
+        fence=jobs.c.fence + ONE,
+        attempts=ZERO,
+        crashes=ZERO,
+        losses=ZERO,
+        hand_backs=ZERO,
+        suspect=ZERO,
         released_since=null(),
     )
     .where(
@@ -68,7 +65,7 @@ DISCARD = Prepared(
 )
 KEY_OF = Prepared(select(jobs.c.unique_key).where(_this), "id")
 LIVE_OF = Prepared(
-    select(jobs.c.id).where(jobs.c.unique_key == b("key"), jobs.c.live == _one), "key"
+    select(jobs.c.id).where(jobs.c.unique_key == b("key"), jobs.c.live == ONE), "key"
 )
 STATE_OF = Prepared(select(jobs.c.state).where(_this), "id")
 

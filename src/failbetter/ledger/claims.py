@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import literal_column, null, select, tuple_, update
 
 from failbetter.faultpoints import passing
-from failbetter.ledger.prepared import ZERO, Prepared, b
+from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import jobs, workers
 from failbetter.lifecycle.decide import Facts
 from failbetter.lifecycle.policy import Policy, from_json
@@ -71,7 +71,6 @@ class Lane(msgspec.Struct, frozen=True):
     run_at: int
 
 
-_one = literal_column("1")
 _lane = (jobs.c.rank, jobs.c.queue, jobs.c.careful)
 CLAIMED_COLUMNS = (
     jobs.c.id,
@@ -102,14 +101,14 @@ _in_lane = (
 _take = {
     "rank": null(),
     "worker": b("worker"),
-    "claimed": _one,
-    "fence": jobs.c.fence + _one,
+    "claimed": ONE,
+    "fence": jobs.c.fence + ONE,
 }
 NEXT_LANE = Prepared(
     select(*_lane, jobs.c.run_at)
     .where(jobs.c.rank.is_not(None), tuple_(*_lane) > tuple_(b("rank"), b("queue"), b("careful")))
     .order_by(*_lane, jobs.c.run_at)
-    .limit(_one)
+    .limit(ONE)
     .offset(ZERO),
     "rank queue careful",
 )
@@ -133,8 +132,8 @@ FREE_TO_RUN = Prepared(
     select(jobs.c.id, jobs.c.exclusive_key)
     .where(
         *_in_lane,
-        ~select(_one)
-        .where(_holder.c.exclusive_key == jobs.c.exclusive_key, _holder.c.claimed == _one)
+        ~select(ONE)
+        .where(_holder.c.exclusive_key == jobs.c.exclusive_key, _holder.c.claimed == ONE)
         .exists(),
     )
     .order_by(jobs.c.run_at)
@@ -162,7 +161,7 @@ GIVE_BACK = Prepared(
         rank=-jobs.c.priority,
         worker=null(),
         claimed=null(),
-        fence=jobs.c.fence + _one,
+        fence=jobs.c.fence + ONE,
     )
     .where(jobs.c.id == b("id"), jobs.c.fence == b("fence")),
     "id fence",

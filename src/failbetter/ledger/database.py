@@ -25,7 +25,7 @@ from failbetter.ledger.schema import REVISION
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sqlalchemy import Row, Select
+    from sqlalchemy import Select
     from sqlalchemy.engine.interfaces import Dialect
 
     from failbetter.ledger.prepared import Prepared
@@ -178,7 +178,7 @@ class Database:
 
     # -- reading
 
-    def query(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+    def query(self, statement: Select[Any]) -> Sequence[Any]:
         """Run a Core select made for the occasion and return all its rows."""
         self.ensure_schema()
         with self.translated(), self.engine.connect() as connection:

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import func, insert, literal_column, null, select, text, update
 
 from failbetter.faultpoints import passing
-from failbetter.ledger.prepared import Prepared, b
+from failbetter.ledger.prepared import ONE, Prepared, b
 from failbetter.ledger.schema import attempts, jobs
 from failbetter.lifecycle.decide import Transition
 from failbetter.lifecycle.states import ENDS, Cause, State
@@ -50,9 +50,8 @@ class Settlement(msgspec.Struct, frozen=True):
     evidence: str | None = None
 
 
-_one = literal_column("1")
 _mine = (jobs.c.id == b("id"), jobs.c.fence == b("fence"))
-_let_go = {"worker": null(), "claimed": null(), "cancel": null(), "fence": jobs.c.fence + _one}
+_let_go = {"worker": null(), "claimed": null(), "cancel": null(), "fence": jobs.c.fence + ONE}
 SUCCEED = Prepared(
     update(jobs)
     .values(
@@ -60,7 +59,7 @@ SUCCEED = Prepared(
         begun_at=b("begun_at"),
         ended_at=b("ended_at"),
         live=null(),
-        starts=_one,
+        starts=ONE,
         result=b("result"),
         note=b("note"),
         **_let_go,

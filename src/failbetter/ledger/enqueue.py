@@ -10,7 +10,7 @@ from sqlalchemy import insert, literal_column, null, select
 from failbetter import ids
 from failbetter.errors import LedgerError
 from failbetter.ledger import sqlite
-from failbetter.ledger.prepared import Prepared, b
+from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import jobs
 from failbetter.lifecycle.states import State
 
@@ -37,7 +37,6 @@ class NewJob(msgspec.Struct, frozen=True):
     tags: str | None = None
 
 
-_zero = literal_column("0")
 _insert = insert(jobs).values(
     id=b("id"),
     task=b("task"),
@@ -49,15 +48,15 @@ _insert = insert(jobs).values(
     run_at=b("run_at"),
     created_at=b("created_at"),
     expires_at=b("expires_at"),
-    fence=_zero,
-    live=literal_column("1"),
+    fence=ZERO,
+    live=ONE,
     claimed=null(),
-    starts=_zero,
-    attempts=_zero,
-    crashes=_zero,
-    losses=_zero,
-    hand_backs=_zero,
-    suspect=_zero,
+    starts=ZERO,
+    attempts=ZERO,
+    crashes=ZERO,
+    losses=ZERO,
+    hand_backs=ZERO,
+    suspect=ZERO,
     payload=b("payload"),
     policy=b("policy"),
     unique_key=b("unique_key"),
@@ -75,7 +74,7 @@ INSERT_UNLESS_LIVE = Prepared(
     _ORDER,
 )
 LIVE_OF_KEY = Prepared(
-    select(jobs.c.id).where(jobs.c.unique_key == b("key"), jobs.c.live == literal_column("1")),
+    select(jobs.c.id).where(jobs.c.unique_key == b("key"), jobs.c.live == ONE),
     "key",
 )
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BindParameter, bindparam, literal_column
+from sqlalchemy import BindParameter, ColumnElement, bindparam, literal_column
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect
     from sqlalchemy.sql.base import Executable
 
 
-ZERO = literal_column("0")
-"""The offset to state with a limit: SQLAlchemy binds one of its own for SQLite otherwise."""
+ONE: ColumnElement[int] = literal_column("1")
+ZERO: ColumnElement[int] = literal_column("0")
+"""Also the offset to state with a limit: SQLAlchemy binds one of its own for SQLite otherwise."""
 
 
 def b(name: str) -> BindParameter[Any]:

@@ -208,7 +208,7 @@ def count(database: Database, filters: Filters) -> int:
 def pages(
     database: Database, filters: Filters, limit: int | None = None, size: int = 500
 ) -> Iterator[list[JobRow]]:
-    """Matching jobs, newest first, page by page (keyset, so that a page costs the same anywhere)."""
+    """Matching jobs, newest first, by key: every page costs the same."""
     statement = select(*_job_columns).where(condition(filters)).order_by(jobs.c.id.desc())
     below: int | None = None
     left = limit
@@ -216,7 +216,7 @@ def pages(
         page: Select[Any] = statement.limit(size if left is None else min(size, left))
         if below is not None:
             page = page.where(jobs.c.id < below)
-        rows = [JobRow(*row) for row in database.query(page)]
+        rows = [JobRow(*tuple(row)) for row in database.query(page)]
         if not rows:
             return
         yield rows
@@ -233,7 +233,7 @@ def keys(database: Database, filters: Filters, after: int, size: int) -> list[tu
         .order_by(jobs.c.id)
         .limit(size)
     )
-    return [(number, bool(unique)) for number, unique in database.query(statement)]
+    return [(row[0], bool(row[1])) for row in database.query(statement)]
 
 
 def groups(database: Database, filters: Filters) -> list[GroupRow]:
@@ -254,7 +254,7 @@ def groups(database: Database, filters: Filters) -> list[GroupRow]:
         .group_by(jobs.c.fingerprint, jobs.c.task, jobs.c.reason, jobs.c.error_type)
         .order_by(size.desc(), func.max(jobs.c.id).desc())
     )
-    return [GroupRow(*row) for row in database.query(statement)]
+    return [GroupRow(*tuple(row)) for row in database.query(statement)]
 
 
 def counts_by(database: Database, states: Sequence[str]) -> dict[str, int]:
@@ -262,8 +262,8 @@ def counts_by(database: Database, states: Sequence[str]) -> dict[str, int]:
     rows = database.query(
         select(jobs.c.state, func.count()).where(jobs.c.state.in_(states)).group_by(jobs.c.state)
     )
-    found = {state: number for state, number in rows}
-    return {state: found.get(state, 0) for state in states}
+    found = {row[0]: int(row[1]) for row in rows}
+    return {str(state): found.get(state, 0) for state in states}
 
 
 def any_live(database: Database, queues: Sequence[str]) -> bool:
@@ -292,4 +292,7 @@ def worker_name(database: Database, number: int) -> tuple[str, int, int] | None:
     rows = database.query(
         select(workers.c.name, workers.c.renewed_at, workers.c.lease).where(workers.c.id == number)
     )
-    return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+    if not rows:
+        return None
+    name, renewed_at, lease = rows[0]
+    return name, renewed_at, lease

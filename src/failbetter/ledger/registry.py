@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import delete, insert, literal_column, select, update
+from sqlalchemy import delete, insert, select, update
 
-from failbetter.ledger.claims import Claimed, CLAIMED_COLUMNS
+from failbetter.ledger.claims import CLAIMED_COLUMNS, Claimed
 from failbetter.ledger.database import Tx
-from failbetter.ledger.prepared import ZERO, Prepared, b
+from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import jobs, workers
 from failbetter.lifecycle.states import State
 
@@ -44,7 +44,6 @@ class Held(msgspec.Struct, frozen=True):
     begun_at: int | None
 
 
-_one = literal_column("1")
 _columns = list(workers.c)
 REGISTER = Prepared(
     insert(workers).values({column.name: b(column.name) for column in _columns}),
@@ -52,7 +51,7 @@ REGISTER = Prepared(
 )
 RENEW = Prepared(
     update(workers)
-    .values(beats=workers.c.beats + _one, renewed_at=b("now"), stopping=b("stopping"))
+    .values(beats=workers.c.beats + ONE, renewed_at=b("now"), stopping=b("stopping"))
     .where(workers.c.id == b("id")),
     "now stopping id",
 )
@@ -74,7 +73,7 @@ HELD_FENCES = Prepared(
     select(jobs.c.id, jobs.c.fence).where(jobs.c.worker == b("worker")), "worker"
 )
 CANCELLED = Prepared(
-    select(jobs.c.id, jobs.c.fence).where(jobs.c.worker == b("worker"), jobs.c.cancel == _one),
+    select(jobs.c.id, jobs.c.fence).where(jobs.c.worker == b("worker"), jobs.c.cancel == ONE),
     "worker",
 )
 ORPHANED = Prepared(
@@ -82,14 +81,14 @@ ORPHANED = Prepared(
     .distinct()
     .where(
         jobs.c.worker.is_not(None),
-        ~select(_one).where(workers.c.id == jobs.c.worker).exists(),
+        ~select(ONE).where(workers.c.id == jobs.c.worker).exists(),
     )
 )
 EXPIRED = Prepared(
     select(*CLAIMED_COLUMNS)
     .where(
         jobs.c.expires_at <= b("now"),
-        jobs.c.live == _one,
+        jobs.c.live == ONE,
         jobs.c.rank.is_not(None),
     )
     .limit(b("limit"))

@@ -7,6 +7,8 @@ Partial indexes are used where a database has them, for size alone; nothing depe
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -73,7 +75,7 @@ jobs = Table(
 )
 
 
-def _where(condition: str) -> dict[str, object]:
+def _where(condition: str) -> dict[str, Any]:
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 

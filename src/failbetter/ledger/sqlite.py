@@ -1,4 +1,4 @@
-"""What is particular to SQLite: how to connect, to begin, to be durable, and what its errors mean."""
+"""What is particular to SQLite: connecting, beginning, being durable, what its errors mean."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OLDEST = (3, 35, 0)  # UPDATE … RETURNING
 
 def insert_unless(statement: Insert, columns: list[Column[Any]], where: str) -> Insert:
     """The insert, but doing nothing where the unique index over `columns` has such a row."""
-    same = dialect_insert(statement.table).values(statement._values)
+    same = dialect_insert(statement.table).values(dict(statement._values or {}))
     return same.on_conflict_do_nothing(index_elements=columns, index_where=text(where))
 
 

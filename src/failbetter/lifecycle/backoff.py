@@ -15,7 +15,7 @@ import msgspec
 from failbetter.durations import Duration, seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 
 class Random(Protocol):
@@ -51,9 +51,6 @@ class Backoff(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
         """The wait after the n-th attempt, jittered with `rng`."""
         ceiling = self.ceiling(max(attempt, 1))
         return ceiling * rng.random() if self.jitter else ceiling
-
-
-BackoffLike = "Backoff | Duration | Sequence[Duration] | Callable[[int], Duration]"
 
 
 def fixed(delay: Duration, *, jitter: bool = True) -> Backoff:

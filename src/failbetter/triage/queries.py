@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -77,11 +77,14 @@ class Jobs:
         end of a job, of a live one its making. Raises ValueError for what cannot be.
         """
         now = time.time()
-        given = {
+        states: tuple[str, ...] | None = None if state is None else (State(state).value,)
+        if states is not None and self._filters.states is not None:
+            states = tuple(set(states) & set(self._filters.states))
+        given: dict[str, Any] = {
             "ids": None if ids is None else tuple(_number(text) for text in ids),
             "task": task,
             "queue": queue,
-            "states": None if state is None else (State(state).value,),
+            "states": states,
             "reason": reason,
             "error": error,
             "message": message,
@@ -91,15 +94,12 @@ class Jobs:
             "until": _past(until, now),
         }
         changes = {name: value for name, value in given.items() if value is not None}
-        if "states" in changes and self._filters.states is not None:
-            states = set(self._filters.states) & set(changes["states"])  # type: ignore[call-overload]
-            changes["states"] = tuple(states)
         return Jobs(self._database, msgspec.structs.replace(self._filters, **changes), self._limit)
 
     def limit(self, count: int) -> Jobs:
         """At most `count` of them: the newest."""
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise ValueError(f"a limit is a whole number from 0, not {count!r}")
+        if count < 0:
+            raise ValueError(f"a limit is a number of jobs from 0, not {count}")
         return Jobs(self._database, self._filters, count)
 
     def __iter__(self) -> Iterator[Job]:
@@ -115,7 +115,7 @@ class Jobs:
         """The jobs by cause, the largest group first."""
         return [_group(self._database, row) for row in reads.groups(self._database, self._filters)]
 
-    def retry(self, *, all: bool = False) -> Outcome:  # noqa: A002  # the contract's name
+    def retry(self, *, all: bool = False) -> Outcome:
         """Make the failed ones wait again with fresh budgets, now.
 
         Acts on the jobs that match when it starts. Raises ValueError without a filter, unless
@@ -125,7 +125,7 @@ class Jobs:
         self._database.fleet.wake()
         return outcome
 
-    def discard(self, *, all: bool = False) -> Outcome:  # noqa: A002
+    def discard(self, *, all: bool = False) -> Outcome:
         """Put the failed ones aside for good. As for `retry`, no filter needs `all`."""
         return self._act("discard", acts.discard, everything=all)
 

@@ -32,14 +32,14 @@ def main(argv: list[str] | None = None) -> int:
     # on. Handled rather than ignored, because programs that a body starts would inherit that.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _signal, _frame: None)
-    faulthandler.register(STACKS_SIGNAL, open(options.stacks, "wb"), all_threads=True)  # noqa: SIM115
+    faulthandler.register(STACKS_SIGNAL, options.stacks, all_threads=True)
     logs.configure(options.log_format)
     channel = Channel(socket.socket(fileno=options.channel))
     source = socket.socket(fileno=options.handouts)
     try:
         app = load_app(options.app)
         code = code_version(app)
-    except BaseException as error:  # noqa: BLE001  # whatever the user's module does on import
+    except BaseException as error:  # whatever the user's module does on import
         lines = traceback.format_exception(error)
         channel.tell(Unready("".join(lines)[-8_000:]))
         return EX_CONFIG
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--slots", type=int, required=True)
     parser.add_argument("--channel", type=int, required=True)
     parser.add_argument("--handouts", type=int, required=True)
-    parser.add_argument("--stacks", required=True)
+    parser.add_argument("--stacks", type=int, required=True)
     parser.add_argument("--supervisor", type=int, required=True)
     parser.add_argument("--log-format", default="text")
     return parser

@@ -37,7 +37,7 @@ _LONGEST_PAUSE = 2.0
 
 
 class Death(msgspec.Struct, frozen=True):
-    """An attempt that ended with its process; decided in the transaction, which knows its effects."""
+    """An attempt that ended with its process; decided in the transaction that knows its effects."""
 
     job: Claimed
     outcome: Outcome

@@ -78,7 +78,8 @@ class Child:
         out, source = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (ours, out, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        stacks = tempfile.NamedTemporaryFile(prefix="failbetter-stacks-")  # noqa: SIM115
+        # Without a name, so that nothing stays behind whoever is killed.
+        stacks = tempfile.TemporaryFile()  # noqa: SIM115
         command = [
             sys.executable,
             "-m",
@@ -88,14 +89,14 @@ class Child:
             f"--slots={self.slots}",
             f"--channel={theirs.fileno()}",
             f"--handouts={source.fileno()}",
-            f"--stacks={stacks.name}",
+            f"--stacks={stacks.fileno()}",
             f"--supervisor={os.getpid()}",
             f"--log-format={log_format}",
         ]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
-            pass_fds=(theirs.fileno(), source.fileno()),
+            pass_fds=(theirs.fileno(), source.fileno(), stacks.fileno()),
             start_new_session=True,
         )
         theirs.close()
@@ -264,8 +265,7 @@ class Child:
                 break  # written, and no longer growing
             size = now
             time.sleep(0.01)
-        self._stacks.seek(0)
-        text = self._stacks.read(60_000).decode(errors="replace")
+        text = os.pread(self._stacks.fileno(), 60_000, 0).decode(errors="replace")
         return text or None
 
     def kill(self, why: str | None = None, guilty: frozenset[int] = frozenset()) -> None:

@@ -533,7 +533,7 @@ class Supervisor:
         self._nursery.children.clear()
 
     def _start_over(self) -> None:
-        """The ledger has declared this worker lost, and others have its jobs: begin as a new one."""
+        """The ledger has declared this worker lost; others have its jobs. Begin as a new one."""
         _logger.warning(
             "worker %s was declared lost (it was not heard of for a lease); its jobs were handed"
             " on, what its bodies still do changes nothing. Starting over",

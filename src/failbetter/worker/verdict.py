@@ -151,7 +151,7 @@ def _message(error: BaseException) -> str:
         return error.message
     try:
         return str(error)
-    except BaseException as problem:  # noqa: BLE001  # a hostile __str__ must not end the child
+    except BaseException as problem:  # a hostile __str__ must not end the child
         return f"(its message cannot be shown: str() raised {type(problem).__name__})"
 
 
@@ -192,7 +192,7 @@ def secret_texts(args: dict[str, Any], names: tuple[str, ...]) -> list[str]:
         elif value is not None and not isinstance(value, bool):
             try:
                 found.add(str(value))
-            except Exception:  # noqa: S112  # then no message can contain it either
+            except Exception:  # then no message can contain it either
                 continue
     # Masking one or two characters would make the text unreadable and hide nothing.
     return sorted((text for text in found if len(text) >= 3), key=len, reverse=True)
