@@ -21,7 +21,7 @@ MAX_HAND_BACKS = 100
 Verdict = Literal["retry", "fail", "discard"]
 
 
-class Facts(msgspec.Struct, frozen=True):
+class Facts(msgspec.Struct, frozen=True, gc=False):
     """What the job's row says before the decision. Times in microseconds since the epoch."""
 
     policy: Policy
@@ -41,7 +41,7 @@ class Facts(msgspec.Struct, frozen=True):
         return self.starts > 0
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """How an attempt ended, as its child or, for a dead child, its supervisor tells it."""
 
     cause: Cause
@@ -58,7 +58,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """Whether an effect of this attempt was intended and nobody knows whether it happened."""
 
 
-class Transition(msgspec.Struct, frozen=True):
+class Transition(msgspec.Struct, frozen=True, gc=False):
     """What the row becomes. Made by the constructors below, nowhere else."""
 
     state: State
@@ -257,6 +257,8 @@ def _discarded_by_task(facts: Facts, outcome: Outcome, now: int, rng: Random) ->
 
 
 def _crashed(facts: Facts, outcome: Outcome, now: int, rng: Random) -> Transition:
+    if not outcome.begun:
+        return handed_back(facts, now)
     if facts.policy.on_lost == "fail":
         return failed(facts, Reason.CRASHED, crashes=1)
     if not outcome.alone:
