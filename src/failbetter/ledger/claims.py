@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
-from sqlalchemy import literal_column, null, select, tuple_, update
+from sqlalchemy import literal_column, null, select, update
 
 from failbetter.faultpoints import passing
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from failbetter.ledger.database import Tx
 
 
-class Claimed(msgspec.Struct):
+class Claimed(msgspec.Struct, gc=False):
     """A claimed job: all that its worker decides with. `fence` is this attempt's."""
 
     id: int
@@ -104,13 +104,24 @@ _take = {
     "claimed": ONE,
     "fence": jobs.c.fence + ONE,
 }
-NEXT_LANE = Prepared(
-    select(*_lane, jobs.c.run_at)
-    .where(jobs.c.rank.is_not(None), tuple_(*_lane) > tuple_(b("rank"), b("queue"), b("careful")))
-    .order_by(*_lane, jobs.c.run_at)
-    .limit(ONE)
-    .offset(ZERO),
+_first_of_lane = select(*_lane, jobs.c.run_at).limit(ONE).offset(ZERO)
+# The next lane in three looks, each one seek in the index: databases do not seek well by a
+# comparison of whole rows.
+NEXT_IN_QUEUE = Prepared(
+    _first_of_lane.where(
+        jobs.c.rank == b("rank"), jobs.c.queue == b("queue"), jobs.c.careful > b("careful")
+    ).order_by(jobs.c.careful, jobs.c.run_at),
     "rank queue careful",
+)
+NEXT_QUEUE = Prepared(
+    _first_of_lane.where(jobs.c.rank == b("rank"), jobs.c.queue > b("queue")).order_by(
+        jobs.c.queue, jobs.c.careful, jobs.c.run_at
+    ),
+    "rank queue",
+)
+NEXT_RANK = Prepared(
+    _first_of_lane.where(jobs.c.rank > b("rank")).order_by(*_lane, jobs.c.run_at),
+    "rank",
 )
 CLAIM = Prepared(
     update(jobs)
@@ -167,20 +178,24 @@ GIVE_BACK = Prepared(
     "id fence",
 )
 
-_FIRST = (-(1 << 31), "", 0)
+_BELOW_ALL = -(1 << 31)
 
 
 def lanes(tx: Tx, queues: Sequence[str]) -> list[Lane]:
     """The lanes in which jobs wait, best first. `queues` empty: all of them.
 
     With queues given, they go before one another in that order; within, by priority, then by the
-    age of the lane's first job. One index look for each lane, however many jobs there are.
+    age of the lane's first job. A few index looks for each lane, however many jobs there are.
     """
     found = []
-    after: tuple[object, ...] = _FIRST
-    while (row := tx.row(NEXT_LANE, *after)) is not None:
+    row = tx.row(NEXT_RANK, _BELOW_ALL)
+    while row is not None:
         lane = Lane(*row)
-        after = (lane.rank, lane.queue, lane.careful)
+        row = (
+            tx.row(NEXT_IN_QUEUE, lane.rank, lane.queue, lane.careful)
+            or tx.row(NEXT_QUEUE, lane.rank, lane.queue)
+            or tx.row(NEXT_RANK, lane.rank)
+        )
         if not queues or lane.queue in queues:
             found.append(lane)
     order = {queue: place for place, queue in enumerate(queues)}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from failbetter.ledger.database import Tx
 
 
-class Error(msgspec.Struct, frozen=True):
+class Error(msgspec.Struct, frozen=True, gc=False):
     """What is kept of an error."""
 
     type: str
@@ -28,7 +28,7 @@ class Error(msgspec.Struct, frozen=True):
     fingerprint: str | None = None
 
 
-class Settlement(msgspec.Struct, frozen=True):
+class Settlement(msgspec.Struct, frozen=True, gc=False):
     """An attempt's end as it is to be written. Times in microseconds since the epoch.
 
     `begun_at` None: no body had begun, so that there is no attempt to record.

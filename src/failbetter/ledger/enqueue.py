@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from failbetter.ledger.database import Database, Tx
 
 
-class NewJob(msgspec.Struct, frozen=True):
+class NewJob(msgspec.Struct, frozen=True, gc=False):
     """A job to be. Times in microseconds since the epoch; keys already say their task."""
 
     task: str

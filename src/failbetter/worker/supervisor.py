@@ -43,11 +43,14 @@ EX_CONFIG = 78
 
 # Idle, the supervisor looks this often whether another connection has written: the way in which
 # it hears of what no wake-up told, such as a job enqueued in a caller's own transaction.
-_POLL = 0.05
+_POLL = 0.1
 # Busy, it looks after its children this often.
 _WATCH = 0.02
 _SWEEP = 1.0
 _STUCK = 0.1
+_MANY = 200
+# µs of work
+_SHORT = 5_000.0
 # After the last child, so long is tried to write what it left.
 _LAST_WRITES = 5.0
 
@@ -404,6 +407,8 @@ class Supervisor:
                 free -= 1
             if free <= 0:
                 self._queue_moved = time.monotonic()
+                if len(child.handed) > _MANY and _is_enough(child):
+                    return
 
     def _hand_out_suspects(self) -> None:
         """Each alone in a child: in an empty one, else one is kept free of others until it is."""
@@ -582,6 +587,15 @@ class Supervisor:
 
 def _load(child: Child) -> int:
     return len(child.handed)
+
+
+def _is_enough(child: Child) -> bool:
+    """Whether a full child will be done before the supervisor has settled what it did.
+
+    Bodies so short are bound by the supervisor, and another busy child would only take a core
+    away from it.
+    """
+    return child.pace is not None and len(child.handed) * child.pace < _SHORT
 
 
 def main(settings: Settings) -> int:

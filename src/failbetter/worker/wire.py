@@ -15,7 +15,7 @@ MAX_HANDOUT = 64 * 1024
 """Bytes; arguments that do not fit are asked for over the stream."""
 
 
-class Handout(msgspec.Struct, array_like=True, frozen=True):
+class Handout(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A job on its way to a child. `args` null: too large, ask for them."""
 
     id: int
@@ -46,7 +46,7 @@ class Unready(msgspec.Struct, array_like=True, frozen=True, tag="unready"):
     error: str
 
 
-class Returned(msgspec.Struct, array_like=True, frozen=True, tag="r"):
+class Returned(msgspec.Struct, array_like=True, frozen=True, gc=False, tag="r"):
     """A body returned. Times in microseconds since the epoch."""
 
     id: int
@@ -57,7 +57,7 @@ class Returned(msgspec.Struct, array_like=True, frozen=True, tag="r"):
     note: str | None
 
 
-class Ended(msgspec.Struct, array_like=True, frozen=True, tag="e"):
+class Ended(msgspec.Struct, array_like=True, frozen=True, gc=False, tag="e"):
     """An attempt ended otherwise. `begun_at` None: its body had not begun."""
 
     id: int
