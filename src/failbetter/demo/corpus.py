@@ -11,6 +11,7 @@ from pathlib import Path
 MOST_FILES = 240
 MOST_BYTES = 6_000_000
 LARGEST_FILE = 400_000
+MOST_SEEN = 20_000  # a home directory must not take minutes to look through
 
 # Caches and installed packages are no part of the standard library; its tests hold files that
 # are broken on purpose, which would confuse whoever looks into the store afterwards.
@@ -79,7 +80,7 @@ def _walk(root: Path, suffix: str, skipped: frozenset[str]) -> list[tuple[str, i
     found: list[tuple[str, int]] = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = sorted(s for s in subfolders if s not in skipped and not s.startswith("."))
-        for name in names:
+        for name in sorted(names):
             path = Path(folder, name)
             if name.startswith(".") or not name.endswith(suffix) or path.is_symlink():
                 continue
@@ -89,6 +90,8 @@ def _walk(root: Path, suffix: str, skipped: frozenset[str]) -> list[tuple[str, i
             size = path.stat().st_size
             if size <= LARGEST_FILE and _is_text(key):
                 found.append((key, size))
+        if len(found) >= MOST_SEEN:
+            break
     return found
 
 

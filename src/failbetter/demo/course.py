@@ -12,13 +12,15 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
+from rich import filesize
+
 import failbetter
 from failbetter.demo.corpus import Corpus
 from failbetter.demo.faults import Plan
 from failbetter.demo.murphy import Deed, Murphy, Strike
 from failbetter.demo.processes import StoreProcess, WorkerProcess
 from failbetter.demo.proof import Check, Evidence, prove, story
-from failbetter.demo.screen import Event, FailedGroup, Frame, Silence
+from failbetter.demo.screen import Event, FailedGroup, Frame, Silence, counted
 
 PROCESSES = 2
 TICK_SECONDS = 0.05
@@ -77,8 +79,9 @@ class Course:
 
     def run(self, before_proof: Callable[[Path], None] | None = None) -> None:
         """Everything, from the first file to the proof. Raises `Stuck` or `DidNotStart`."""
-        size = f"{len(self.corpus.files)} files, {self.corpus.size / 1e6:.1f} MB"
-        self.screen.heading("failbetter demo", f"{size} of {self.corpus.title}, seed {self.seed}")
+        files = counted(len(self.corpus.files), "file")
+        what = f"{files}, {filesize.decimal(self.corpus.size)} of {self.corpus.title}"
+        self.screen.heading("failbetter demo", f"{what}, seed {self.seed}")
         self._start()
         self._until(self._drained, "backing up")
         self.failed_before_retry = self._failed_groups()
@@ -104,14 +107,17 @@ class Course:
             "DEMO_OBJECTS": self._store.objects.address,
             "DEMO_OFFICE": self._store.office.address,
             "DEMO_POISON": self.plan.poison or "",
+            "TMPDIR": str(self.place / "tmp"),  # whatever the killed leave goes with the rest
         }
+        (self.place / "tmp").mkdir()
         tasks = _import_tasks(environment)
         self._app: failbetter.App = tasks.app
-        names = list(self.corpus.files)
+        self._stack.callback(self._app.close)
+        names = self._order()
         jobs = tasks.backup.enqueue_many([(name,) for name in names])
         self._jobs: dict[str, failbetter.Job] = dict(zip(names, jobs, strict=True))
         self._names = {job.id: name for name, job in self._jobs.items()}
-        self._tell("demo", f"{len(names)} jobs accepted")
+        self._tell("demo", f"{counted(len(names), 'job')} accepted")
         self._worker = WorkerProcess(environment, PROCESSES, self._log)
         self._stack.callback(self._worker.sweep)
         self._start_worker()
@@ -120,6 +126,14 @@ class Course:
             (self.plan.kill_worker_after, Deed.KILL_WORKER),
         ]
         self._murphy = Murphy(self._worker, self._store.office, deeds)
+
+    def _order(self) -> list[str]:
+        """The files by name, but the poison early: all its crashes shall be seen."""
+        names = list(self.corpus.files)
+        if self.plan.poison is not None:
+            names.remove(self.plan.poison)
+            names.insert(len(names) // 12, self.plan.poison)
+        return names
 
     def _start_worker(self) -> None:
         if self.worker_starts == MOST_STARTS:
@@ -163,9 +177,9 @@ class Course:
         before, self._status = self._status, self._store.office.status()
         now = self._status
         if now["limited"] and not before.get("limited"):
-            self._tell("store", "429, Retry-After: 1 (and more to come; no attempt is charged)")
+            self._tell("store", "429, Retry-After: 1 s; more will follow, no attempt is charged")
         if now["refused"] and not before.get("refused"):
-            self._tell("store", "refuses a file for good (and more to come)")
+            self._tell("store", "refuses a file for good; more will follow")
         if now["out"] and not before.get("out"):
             self._tell("store", "gone: nobody listens on its port")
         if before.get("out") and not now["out"]:
@@ -186,14 +200,15 @@ class Course:
         if self.plan.poison is None or self._poison_runs < 0:
             return
         told = story(self._jobs[self.plan.poison].refresh())
+        name = Path(self.plan.poison).name
         runs = told.causes.count("crashed")
         if runs > self._poison_runs:
-            self._tell(
-                "murphy", f"the poison file {self.plan.poison} killed its process, run {runs}"
-            )
+            self._tell("murphy", f"the poison file killed its process, run {runs}: {name}")
         self._poison_runs = runs if told.state != "failed" else -1
         if told.state == "failed":
-            self._tell("worker", f"gives the poison file up after {runs} runs: {told.messages[-1]}")
+            self._tell(
+                "worker", f"gives the poison file up after {runs} runs, failed ({told.reason})"
+            )
 
     def _failed_groups(self) -> list[FailedGroup]:
         groups = [
@@ -215,7 +230,7 @@ class Course:
         self.retried = [self._names[job.id] for job in victims]
         if self.retried:
             moved = victims.retry().moved
-            self._tell("demo", f"failed retry --error StoreDown: {moved} jobs")
+            self._tell("demo", f"failed retry --error StoreDown: {counted(moved, 'job')}")
 
     def _prove(self, worker_exit: int | None) -> None:
         self._tell("demo", "proving: reading everything back")
@@ -288,14 +303,15 @@ class Course:
 
 
 def _sentence(strike: Strike) -> str:
-    files = " and ".join(strike.victims)
+    files = " and ".join(Path(name).name for name in strike.victims)
     if strike.deed is Deed.KILL_CHILD:
-        return f"SIGKILL to child {strike.pid} in the middle of {files}"
-    return f"SIGKILL to the whole worker {strike.pid} in the middle of {files}"
+        return f"SIGKILL to child {strike.pid}, uploading {files}"
+    return f"SIGKILL to the whole worker, uploading {files}"
 
 
 def _title(job: failbetter.Job) -> str:
-    kind = (job.error_type or "").rpartition(".")[2]
+    """What the job says for itself; with the error's type where an error ended it."""
+    kind = (job.error_type or "").rpartition(".")[2] if job.reason == "error" else ""
     return ": ".join(part for part in (kind, job.error_message) if part)
 
 
@@ -303,7 +319,7 @@ def _import_tasks(environment: dict[str, str]) -> ModuleType:
     """Import the demo's application afresh: each demo has a ledger, and so an app, of its own."""
     name = f"{__package__}.tasks"
     sys.modules.pop(name, None)
-    with _environment(environment):
+    with _environment({"FAILBETTER_URL": environment["FAILBETTER_URL"]}):
         return importlib.import_module(name)
 
 

@@ -100,7 +100,7 @@ def plan(names: Sequence[str], seed: int) -> Plan:
             limited_share=0.08,
             refused=refused,
             outage_after=max(1, stored * 4 // 5),
-            upload_seconds=0.03,
+            upload_seconds=0.05,
         ),
         poison=poison,
         kill_child_after=stored // 5,

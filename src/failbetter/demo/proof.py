@@ -147,7 +147,7 @@ def _stored_once(evidence: Evidence) -> Check:
 
 def _receipts_once(evidence: Evidence) -> Check:
     given = Counter(receipt["name"] for receipt in evidence.receipts)
-    figure = f"{given.total()} receipts for {len(evidence.expected)} files"
+    figure = f"receipts: {given.total()}, files: {len(evidence.expected)}"
     return _check("each effect once", figure, _once(given, evidence.expected))
 
 
@@ -218,7 +218,7 @@ def _interrupted(evidence: Evidence) -> Check:
                 problems.append(f"{name}: {_told(told)}")
             elif cause not in told.causes:
                 problems.append(f"{name}: no attempt ended as {cause}: {told.causes}")
-    figure = f"{victims} jobs were in Murphy's hands"
+    figure = f"jobs in Murphy's hands: {victims}"
     claim = "jobs whose process was killed: on record, resumed, succeeded"
     return _check(claim, figure, problems)
 

@@ -118,5 +118,6 @@ def _screen(json: bool) -> Silence:
 
 
 def _complain(text: str, code: int) -> int:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"failbetter demo: {text}")
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    console.print(f"failbetter demo: {text}")
     return code

@@ -116,13 +116,18 @@ class Plain(Silence):
     def groups(self, title: str, groups: Sequence[FailedGroup]) -> None:
         """Print a table."""
         self.close()
+        if not groups:
+            self._line(Text(f"{title}: nothing", "bold"))
+            return
         table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         table.add_column("jobs", justify="right", style="bold red")
         table.add_column("reason")
         table.add_column("cause", ratio=3)
         table.add_column("for example", style="dim", ratio=2)
         for group in groups:
-            table.add_row(str(group.count), group.reason, group.title, group.sample)
+            # As Text: a title may hold square brackets that are no markup.
+            cells = (str(group.count), group.reason, group.title, group.sample)
+            table.add_row(*(Text(cell) for cell in cells))
         self.console.print(table)
 
     def proof(self, checks: Sequence[Check], verdict: str) -> None:
@@ -196,6 +201,11 @@ class Lively(Plain):
         return Group(*parts)
 
 
+def counted(number: int, what: str) -> str:
+    """A number and its noun: "1 file", "2 files"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _event_line(event: Event) -> Text:
     style = WHO_STYLES.get(event.who, "")
     return Text.assemble(
@@ -236,18 +246,24 @@ def _figures(frame: Frame) -> RenderableType:
     store = frame.store
     weather = Text("well", "green")
     if store["out"]:
-        weather = Text("gone: connection refused", "bold red")
+        weather = Text("gone", "bold red")
     table.add_row(Text("jobs", "dim"), jobs)
     table.add_row(
         Text("store", "dim"),
         Text.assemble(
             weather,
             f"  {store['stored']} objects  {store['limited']} times 429  "
-            f"{store['refused']} refused  {store['repeated']} uploads repeated",
+            f"{store['refused']} refused  {store['repeated']} repeated uploads",
         ),
     )
     failed = [
-        Text.assemble((f"{group.count:>3} ", "red"), (f"{group.reason}: ", "bold"), group.title)
+        Text.assemble(
+            (f"{group.count:>3} ", "red"),
+            (f"{group.reason}: ", "bold"),
+            group.title,
+            no_wrap=True,
+            overflow="ellipsis",
+        )
         for group in frame.groups[:GROUPS_SHOWN]
     ]
     table.add_row(Text("failed", "dim"), Group(*(failed or [Text("none", "dim")])))
