@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -26,7 +27,7 @@ def seconds(value: Duration) -> float:
     elif isinstance(value, str):
         result = _parse(value)
     else:
-        result = float(value)
+        result = float(value) if value < 1e11 else math.inf  # a huge int has no float
     if not 0 <= result < 1e11:
         raise ValueError(f"a duration must be finite and not negative: {value!r}")
     return result

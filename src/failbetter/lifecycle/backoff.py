@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+# Seconds; more than that is no duration, and would not fit the ledger's columns.
+_LONGEST = 1e11
+
+
 class Random(Protocol):
     """The one thing needed of a `random.Random`."""
 
@@ -41,11 +45,11 @@ class Backoff(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
         elif self.kind == "linear":
             delay = first * attempt
         elif self.kind == "exponential":
-            # 2.0**1000 is already beyond any cap; without the bound the float would overflow.
-            delay = first * self.factor ** min(attempt - 1, 200)
+            # Beyond any cap already; a larger exponent would overflow the float.
+            delay = first * self.factor ** min(attempt - 1, 150)
         else:
             delay = self.delays[min(attempt, len(self.delays)) - 1]
-        return delay if self.cap is None else min(delay, self.cap)
+        return min(delay, _LONGEST if self.cap is None else self.cap)
 
     def delay(self, attempt: int, rng: Random) -> float:
         """The wait after the n-th attempt, jittered with `rng`."""
