@@ -88,6 +88,12 @@ class Fleet:
             with contextlib.suppress(OSError):
                 self._sender.sendto(b"w", path)
 
+    def close(self) -> None:
+        """Close what `wake` has opened. The object opens it again when it is used."""
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
+
     def _wake_paths(self) -> list[str]:
         try:
             changed = os.stat(self.folder).st_mtime_ns
@@ -141,6 +147,15 @@ class Fleet:
             if child.get("pids") == pid_namespace():
                 killed += kill_session(child["session"], child["started"])
         return killed
+
+    def strays(self, registered: set[int]) -> list[int]:
+        """Dead workers that left files here and are not among the registered ones."""
+        found = {
+            int(name.partition(".")[0])
+            for name in os.listdir(self.folder)
+            if name.endswith(".lock") and name.partition(".")[0].isdigit()
+        }
+        return [worker for worker in sorted(found - registered) if self.is_dead(worker)]
 
     def forget(self, worker: int) -> None:
         """Remove what a dead or ended worker left in the folder."""

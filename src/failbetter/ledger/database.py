@@ -217,6 +217,8 @@ class Database:
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
+            if self._fleet is not None:
+                self._fleet.close()
             self.engine.dispose()
 
     def _abandon(self) -> None:
