@@ -17,8 +17,8 @@
 
     Said (BaseException)          Release, Retry, Fail, Discard: said, not suffered
 
-`TimedOut` and `Interrupted` are raised *inside* a body by its worker; like the four said
-things they derive from BaseException, so that `except Exception` does not swallow them.
+`TimedOut`, `Interrupted` and `Cancelled` are raised *inside* a body by its worker; like the four
+said things they derive from BaseException, so that `except Exception` does not swallow them.
 """
 
 from __future__ import annotations

@@ -41,9 +41,11 @@ def _number(value: object) -> float | None:
             value = float(value)
         except ValueError:
             return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return min(max(float(value), 0.0), LONGEST)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return float(min(max(value, 0.0), LONGEST))
 
 
 def _header(value: str, now: float) -> float | None:
@@ -52,8 +54,8 @@ def _header(value: str, now: float) -> float | None:
         return number
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC)
+        return _number((when - datetime.fromtimestamp(now, UTC)).total_seconds())
+    except (ValueError, OverflowError):
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return _number((when - datetime.fromtimestamp(now, UTC)).total_seconds())
