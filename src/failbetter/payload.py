@@ -68,7 +68,8 @@ class Arguments:
         for name, hint in self._types.items():
             # Everything may be unset: the defaults of the code that runs the job apply.
             fields.append((name, hint | msgspec.UnsetType, msgspec.UNSET))
-        return msgspec.defstruct(f"{self._task}_arguments", fields)
+        # An argument that the code no longer takes must not be dropped in silence.
+        return msgspec.defstruct(f"{self._task}_arguments", fields, forbid_unknown_fields=True)
 
     @cached_property
     def _decoder(self) -> msgspec.json.Decoder[Any]:
@@ -94,6 +95,12 @@ class Arguments:
             raise TypeError(f"{self._task}(): {self._culprit(given)}: {error}") from None
         for name in self._open:
             _require_plain(getattr(given, name), f"{self._task}(): argument '{name}'")
+        if b"null" in encoded:
+            # So are NaN and infinity written, and for `float | None` that would be another value.
+            for name in self._types:
+                if (value := getattr(given, name)) is not msgspec.UNSET:
+                    plain = msgspec.to_builtins(value, str_keys=True)
+                    _require_plain(plain, f"{self._task}(): argument '{name}'")
         if len(encoded) > self._limit:
             raise PayloadTooLarge(
                 f"{self._task}(): the arguments take {len(encoded)} bytes as JSON, the limit is"

@@ -83,9 +83,7 @@ def test_full_jitter_spreads_evenly() -> None:
 
 backoffs = st.one_of(
     st.builds(fixed, st.floats(0, 1e6), jitter=st.booleans()),
-    st.builds(
-        linear, st.floats(0, 1e6), cap=st.none() | st.floats(0, 1e6), jitter=st.booleans()
-    ),
+    st.builds(linear, st.floats(0, 1e6), cap=st.none() | st.floats(0, 1e6), jitter=st.booleans()),
     st.builds(
         exponential,
         st.floats(0, 1e6),

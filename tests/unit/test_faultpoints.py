@@ -57,7 +57,7 @@ def test_otherwise_nothing_happens(fault: str | None) -> None:
 
 
 def test_the_points_that_the_fault_tests_know() -> None:
-    assert faultpoints.POINTS == {
+    assert {
         "after_claim",
         "before_body",
         "in_body",
@@ -66,4 +66,4 @@ def test_the_points_that_the_fault_tests_know() -> None:
         "after_commit",
         "in_hand_back",
         "in_tick",
-    }
+    } == faultpoints.POINTS

@@ -211,9 +211,7 @@ def test_the_current_job_belongs_to_its_thread_and_context(ledger: Dict) -> None
         current.reset(token)
 
 
-def test_its_log_carries_the_jobs_keys(
-    ledger: Dict, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_its_log_carries_the_jobs_keys(ledger: Dict, caplog: pytest.LogCaptureFixture) -> None:
     job = attempt(ledger, 3)
     with caplog.at_level(logging.INFO, "failbetter"):
         job.log.info("uploading %d", 5)

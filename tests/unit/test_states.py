@@ -17,7 +17,7 @@ from failbetter.lifecycle.states import (
 
 
 def test_a_state_is_live_or_an_end() -> None:
-    assert LIVE | ENDS == set(State)
+    assert set(State) == LIVE | ENDS
     assert not LIVE & ENDS
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -42,9 +44,7 @@ from_child = st.one_of(
         tasks=st.lists(texts, max_size=3),
     ),
     st.builds(Unready, error=texts),
-    st.builds(
-        Returned, id=ints, fence=ints, begun_at=ints, ended_at=ints, result=raw, note=maybe
-    ),
+    st.builds(Returned, id=ints, fence=ints, begun_at=ints, ended_at=ints, result=raw, note=maybe),
     st.builds(
         Ended,
         id=ints,
@@ -72,7 +72,7 @@ to_child = st.one_of(
 def cut(stream: bytes, places: list[int]) -> list[bytes]:
     """The stream in pieces, cut at the given places."""
     edges = [0, *sorted(place % (len(stream) + 1) for place in places), len(stream)]
-    return [stream[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [stream[start:end] for start, end in itertools.pairwise(edges)]
 
 
 @given(st.lists(from_child, max_size=8), st.lists(st.integers(0, 10_000), max_size=12))
