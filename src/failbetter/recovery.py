@@ -93,6 +93,10 @@ class Sweeper:
                 self._recover(number, f"worker {number}", "its worker is not registered", report)
         if overdue:
             self._expire(report)
+        for number in fleet.strays(known):
+            # Declared lost while it was frozen, and dead since: nobody else knows of its files.
+            fleet.kill_remains(number)
+            fleet.forget(number)
 
     def _notice_own_absence(self, now: float, workers: list[registry.Worker]) -> None:
         """A sweeper that was frozen itself has not watched anyone meanwhile."""

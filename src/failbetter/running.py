@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _logger = logging.getLogger("failbetter.job")
+MAX_RESULT = 1_000_000
 _encode = msgspec.json.Encoder().encode
 
 
@@ -81,8 +82,13 @@ class RunningJob:
         return TaskLogger(_logger, self.log_keys())
 
     @property
+    def open_effects(self) -> list[str]:
+        """Effects that were begun in this attempt and did not come to a known end."""
+        return sorted(self._open_effects)
+
+    @property
     def uncertain(self) -> bool:
-        """Whether an effect was begun in this attempt and did not come to a known end."""
+        """Whether there are such effects."""
         return bool(self._open_effects)
 
     def log_keys(self) -> dict[str, Any]:
@@ -168,16 +174,13 @@ class RunningJob:
         self._open_effects.discard(name)
 
     def _happened(self, name: str, result: object) -> None:
-        try:
-            text = _encode(result).decode()
-        except (TypeError, ValueError, OverflowError) as error:
-            self._ask("done", name, None)
-            self._open_effects.discard(name)
-            raise TypeError(
-                f"the effect {name!r} happened, but its result cannot be kept as JSON: {error}"
-            ) from error
+        text, problem = _kept(result)
         self._ask("done", name, text)
         self._open_effects.discard(name)
+        if problem is not None:
+            raise TypeError(
+                f"the effect {name!r} happened and is noted, but not its result: {problem}"
+            )
 
     def _ask(self, kind: str, name: str, value: str | None) -> Answer:
         answer = self._effects.ask(kind, self._number, self._fence, name, value)
@@ -187,6 +190,17 @@ class RunningJob:
                 " whatever this body still does changes nothing in the ledger"
             )
         return answer
+
+
+def _kept(result: object) -> tuple[str | None, str | None]:
+    """An effect's result as JSON text, or why it cannot be kept."""
+    try:
+        text = _encode(result).decode()
+    except (TypeError, ValueError, OverflowError) as error:
+        return None, f"it has no form in JSON: {error}"
+    if len(text) > MAX_RESULT:
+        return None, f"as JSON it has {len(text)} characters, the limit is {MAX_RESULT}"
+    return text, None
 
 
 def _restored(answer: Answer) -> Any:

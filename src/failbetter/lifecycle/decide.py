@@ -187,12 +187,11 @@ def decide(facts: Facts, outcome: Outcome, now: int, rng: Random) -> Transition:
     `now` in microseconds since the epoch; `rng` gives the jitter. The first budget that is
     reached ends the job, with its real reason.
     """
-    cause = outcome.cause
-    if cause is Cause.RETURNED:
-        return succeeded(facts)
-    if outcome.uncertain and cause is not Cause.RELEASED:
+    if outcome.uncertain:
         return _uncertain(facts, outcome)
-    return _DECISIONS[cause](facts, outcome, now, rng)
+    if outcome.cause is Cause.RETURNED:
+        return succeeded(facts)
+    return _DECISIONS[outcome.cause](facts, outcome, now, rng)
 
 
 def _uncertain(facts: Facts, outcome: Outcome) -> Transition:

@@ -12,6 +12,7 @@ import ctypes
 import signal
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from failbetter.errors import Cancelled, Interrupted, TimedOut
@@ -127,6 +128,7 @@ class Concurrent:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         self._in_threads: dict[tuple[int, int], tuple[Attempt, int]] = {}
+        self._struck: set[tuple[int, int]] = set()
         self._on_loop: dict[tuple[int, int], tuple[Attempt, asyncio.Task[Any]]] = {}
         self._slots = slots
 
@@ -168,9 +170,7 @@ class Concurrent:
                     self._in_threads[key] = (attempt, threading.get_ident())
                 value = attempt.task.function(*attempt.args, **attempt.kwargs)
             finally:
-                # Once it is out of the table no exception can be raised in this thread any more.
-                with self._lock:
-                    self._in_threads.pop(key, None)
+                self._leave_table(key)
         except BaseException as error:
             self._executor.raised(attempt, error)
         else:
@@ -178,11 +178,23 @@ class Concurrent:
         finally:
             self._free.release()
 
+    def _leave_table(self, key: tuple[int, int]) -> None:
+        """Once out of the table no exception is raised in this thread; one on its way is awaited.
+
+        It would else strike later, while the body's end is told.
+        """
+        with self._lock:
+            self._in_threads.pop(key, None)
+            struck = key in self._struck
+            self._struck.discard(key)
+        while struck:
+            time.sleep(0.001)
+
     async def _run_async(self, attempt: Attempt) -> None:
         key = (attempt.handout.id, attempt.handout.fence)
         self._executor.enter(attempt)
         # A task of its own, so that a cancellation ends the body and not this report of it.
-        body = asyncio.ensure_future(attempt.task.function(*attempt.args, **attempt.kwargs))
+        body = asyncio.ensure_future(_caught(attempt))
         self._on_loop[key] = (attempt, body)
         try:
             await asyncio.wait([body])
@@ -191,10 +203,12 @@ class Concurrent:
         try:
             if body.cancelled():
                 self._executor.raised(attempt, _cancellation(body))
-            elif (error := body.exception()) is not None:
-                self._executor.raised(attempt, error)
             else:
-                self._executor.returned(attempt, body.result())
+                value, error = body.result()
+                if error is not None:
+                    self._executor.raised(attempt, error)
+                else:
+                    self._executor.returned(attempt, value)
         finally:
             self._free.release()
 
@@ -206,6 +220,7 @@ class Concurrent:
             if found is not None:
                 if message.why == "cancel":
                     found[0].running.ask_to_cancel()
+                self._struck.add(key)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(found[1]), ctypes.py_object(EXCEPTIONS[message.why])
                 )
@@ -215,6 +230,16 @@ class Concurrent:
             if message.why == "cancel":
                 on_loop[0].running.ask_to_cancel()
             self._loop.call_soon_threadsafe(on_loop[1].cancel, message.why)
+
+
+async def _caught(attempt: Attempt) -> tuple[Any, BaseException | None]:
+    """What the body returned or raised. SystemExit, let out of a task, would end the loop."""
+    try:
+        return await attempt.task.function(*attempt.args, **attempt.kwargs), None
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return None, error
 
 
 def _is(attempt: Attempt, message: Interrupt) -> bool:

@@ -52,7 +52,13 @@ class Channel:
         answer: Future[Reply] = Future()
         self._waiting[request] = answer
         self.tell(Request(request, kind, number, fence, name, value))
-        reply = answer.result()
+        try:
+            reply = answer.result()
+        except BaseException:
+            # Interrupted while it waited. An effect only intended has certainly not been begun.
+            if kind == "intend":
+                self.tell(Request(0, "not_done", number, fence, name, None))
+            raise
         if reply.status == "failed":
             raise LedgerUnavailable(reply.value or "the ledger could not do it")
         return reply

@@ -42,6 +42,7 @@ class Death(msgspec.Struct, frozen=True):
     job: Claimed
     outcome: Outcome
     begun_at: int
+    code: str | None
     error: Error | None
     evidence: dict[str, Any]
 
@@ -52,7 +53,6 @@ class Desk:
     def __init__(self, database: Database, worker: registry.Worker) -> None:
         self._database = database
         self.worker = worker
-        self.code = worker.code
         self._endings: list[Settlement] = []
         self._deaths: list[Death] = []
         self._begun: list[tuple[int, int, int]] = []
@@ -68,7 +68,7 @@ class Desk:
 
     # -- put on the desk
 
-    def returned(self, job: Claimed, message: Returned) -> None:
+    def returned(self, job: Claimed, message: Returned, code: str | None) -> None:
         """A body returned."""
         result = bytes(message.result).decode()
         self._endings.append(
@@ -82,13 +82,13 @@ class Desk:
                 message.begun_at,
                 message.ended_at,
                 self.worker.name,
-                self.code,
+                code,
                 None if result == "null" else result,
                 message.note,
             )
         )
 
-    def ended(self, job: Claimed, message: Ended) -> None:
+    def ended(self, job: Claimed, message: Ended, code: str | None) -> None:
         """A child tells of any other end."""
         cause = Cause(message.cause)
         outcome = Outcome(
@@ -119,7 +119,7 @@ class Desk:
             begun_at,
             message.ended_at,
             self.worker.name,
-            self.code,
+            code,
             error=error,
         )
         self._endings.append(ending)
@@ -246,7 +246,7 @@ class Desk:
             death.begun_at,
             now,
             self.worker.name,
-            self.code,
+            death.code,
             error=death.error,
             evidence=msgspec.json.encode(death.evidence).decode() if death.evidence else None,
         )
@@ -283,6 +283,11 @@ class Desk:
         """Renew the lease. Sets `lost` when the ledger knows this worker no more."""
         with self._database.write(durable=False, timeout=_TURN) as tx:
             self.lost = not registry.renew(tx, self.worker.id, time.time_ns() // 1000, stopping)
+
+    def describe(self, code: str, tasks: list[str]) -> None:
+        """Note in the worker's row what a new child has loaded."""
+        with self._database.write(durable=False, timeout=_TURN) as tx:
+            registry.describe(tx, self.worker.id, code, msgspec.json.encode(tasks).decode())
 
     def learn_tasks_of_others(self) -> None:
         """Which tasks other live workers know: a job that is unknown here may be theirs."""

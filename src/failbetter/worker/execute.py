@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from failbetter import logs
-from failbetter.errors import EffectUncertain
+from failbetter.errors import EffectUncertain, Release, Retry
 from failbetter.faultpoints import passing
+from failbetter.lifecycle.fingerprint import Failure, fingerprint
 from failbetter.lifecycle.states import Cause
 from failbetter.running import RunningJob, current
 from failbetter.worker.verdict import Judged, describe, judge, secret_texts
@@ -96,6 +97,9 @@ class Executor:
         """Tell that the body returned."""
         passing("after_body")
         self._leave()
+        if attempt.running.uncertain:
+            self._tell_uncertain(attempt)
+            return
         result, note = self._storable(attempt, value)
         handout = attempt.handout
         assert attempt.begun_at is not None
@@ -125,6 +129,25 @@ class Executor:
         attempt.running.log.warning("%s; the job has succeeded all the same", note)
         return NULL, note
 
+    def _tell_uncertain(self, attempt: Attempt) -> None:
+        names = ", ".join(attempt.running.open_effects)
+        message = (
+            f"the body returned, but nobody knows whether its effect happened: {names}"
+            " (it raised inside `once`, and the body went on)"
+        )
+        kind = "failbetter.EffectUncertain"
+        mark = fingerprint(Failure(task=attempt.task.name, error_type=kind))
+        self._channel.tell(
+            _ended(
+                attempt,
+                Cause.RETURNED,
+                uncertain=True,
+                error_type=kind,
+                error_message=message,
+                fingerprint=mark,
+            )
+        )
+
     def raised(self, attempt: Attempt, error: BaseException) -> None:
         """Tell what the body's exception means."""
         self._leave()
@@ -139,7 +162,7 @@ class Executor:
         if redact:
             bound = task.arguments.signature.bind_partial(*attempt.args, **attempt.kwargs)
             secrets = secret_texts(bound.arguments, redact)
-        described = describe(error, task.name, secrets)
+        described = describe(_what_went_wrong(error), task.name, secrets)
         uncertain = attempt.running.uncertain or isinstance(error, EffectUncertain)
         self._channel.tell(
             _ended(
@@ -167,6 +190,13 @@ class Executor:
                 attempt, Cause.UNLOADABLE, verdict="fail", error_type=kind, error_message=message
             )
         )
+
+
+def _what_went_wrong(error: BaseException) -> BaseException:
+    """A body that says Release or Retry because of an error: the error is the evidence."""
+    if isinstance(error, (Release, Retry)):
+        return error.__cause__ or error.__context__ or error
+    return error
 
 
 def _speaks(error: BaseException) -> bool:

@@ -176,7 +176,7 @@ class Nursery:
         error = _error_of(cause, job, own)
         begun_at = time.time_ns() // 1000 - max(time.monotonic_ns() - began_ns, 0) // 1000
         outcome = Outcome(cause, alone=alone)
-        return Death(job, outcome, begun_at, error, own)
+        return Death(job, outcome, begun_at, child.code, error, own)
 
     @staticmethod
     def _cause(child: Child, number: int) -> Cause:

@@ -55,6 +55,8 @@ class Child:
         self.killed_for: str | None = None
         self.guilty: frozenset[int] = frozenset()
         self.said_hello = False
+        self.code: str | None = None
+        """The version of the code it has loaded."""
         self.ready = False
         self.proven = False
         """Whether it has ended a job: its death is then no sign that children cannot work."""

@@ -47,6 +47,7 @@ _POLL = 0.1
 # Busy, it looks after its children this often.
 _WATCH = 0.02
 _SWEEP = 1.0
+_CANCELLATIONS = 0.2
 _STUCK = 0.1
 _MANY = 200
 # µs of work
@@ -73,6 +74,7 @@ class Supervisor:
         self._next_sweep = 0.0
         self._next_renewal = 0.0
         self._next_memory = 0.0
+        self._next_cancellations = 0.0
         self._seen_version = 0
         self._database: Database
         self._desk: Desk
@@ -127,7 +129,7 @@ class Supervisor:
             for child in list(self._nursery.children):
                 for message in child.hear():
                     if isinstance(message, Hello):
-                        child.said_hello = True
+                        self._met(child, message)
                         return message
                     if isinstance(message, Unready):
                         _logger.error(
@@ -150,7 +152,6 @@ class Supervisor:
     def _open_ledger(self, hello: Hello) -> None:
         settings = self._settings
         folder = None if hello.fleet_folder is None else Path(hello.fleet_folder)
-        self._hello = hello
         self._database = Database(hello.url, durable=hello.durable, fleet_folder=folder)
         self._database.ensure_schema()
         self._enlist(hello)
@@ -230,20 +231,20 @@ class Supervisor:
             if isinstance(message, Returned):
                 job = child.ended(message.id, message.fence)
                 if job is not None:
-                    self._desk.returned(job, message)
+                    self._desk.returned(job, message, child.code)
                     spent += message.ended_at - message.begun_at
                     bodies += 1
             elif isinstance(message, Ended):
                 job = child.ended(message.id, message.fence)
                 if job is not None:
-                    self._desk.ended(job, message)
+                    self._desk.ended(job, message, child.code)
                     if message.begun_at is not None:
                         spent += message.ended_at - message.begun_at
                         bodies += 1
             elif isinstance(message, Request):
                 self._requested(child, message)
             elif isinstance(message, Hello):
-                child.said_hello = True
+                self._met(child, message)
                 self._welcome(child)
             elif isinstance(message, Unready):
                 _logger.error(
@@ -258,6 +259,20 @@ class Supervisor:
             child.answer(Reply(message.request, "done", job.payload if job else None))
         else:
             self._desk.request(message, child.answer)
+
+    def _met(self, child: Child, hello: Hello) -> None:
+        child.said_hello = True
+        child.code = hello.code
+        known = self._hello
+        self._hello = hello
+        if known is not None and (known.code, known.tasks) != (hello.code, hello.tasks):
+            _logger.info(
+                "child %d runs code %s, before it was %s", child.pid, hello.code, known.code
+            )
+            try:
+                self._desk.describe(hello.code, hello.tasks)
+            except LedgerError as error:
+                _logger.warning("could not note the new code version: %s", error)
 
     def _welcome(self, child: Child) -> None:
         child.give_board(self._database.fleet.board_path(self._desk.worker.id), self._lock)
@@ -320,6 +335,10 @@ class Supervisor:
         if not self._desk.may_write(now):
             return
         with contextlib.suppress(LedgerError):
+            if now >= self._next_cancellations:
+                self._next_cancellations = now + _CANCELLATIONS
+                if any(child.marked for child in self._nursery.children):
+                    self._heed_cancellations()
             if now >= self._next_renewal:
                 self._next_renewal = now + self._desk.worker.lease / 3e6
                 self._desk.renew(self._stop_at is not None)
@@ -346,8 +365,6 @@ class Supervisor:
             self._desk.give_back_fence(number, fence)
 
     def _heed_cancellations(self) -> None:
-        if not any(child.handed for child in self._nursery.children):
-            return
         for number, fence in self._desk.cancelled():
             for child in self._nursery.children:
                 job = child.handed.get(number)
@@ -404,11 +421,10 @@ class Supervisor:
             free = child.free()
             while free > 0 and self._queue and child.hand_out(self._queue[0]):
                 self._queue.popleft()
-                free -= 1
-            if free <= 0:
                 self._queue_moved = time.monotonic()
-                if len(child.handed) > _MANY and _is_enough(child):
-                    return
+                free -= 1
+            if free <= 0 and len(child.handed) > _MANY and _is_enough(child):
+                return
 
     def _hand_out_suspects(self) -> None:
         """Each alone in a child: in an empty one, else one is kept free of others until it is."""
@@ -460,7 +476,6 @@ class Supervisor:
             if version == self._seen_version:
                 return False
             self._seen_version = version
-            self._heed_cancellations()
         except LedgerError:
             return False
         return True
