@@ -147,8 +147,9 @@ class Database:
         self.ensure_schema()
         with self._lock, self.translated():
             writer = self._own_writer()
-            writer.begin(durable, timeout)
             try:
+                # Inside, because a body that enqueues may be interrupted (TimedOut) anywhere.
+                writer.begin(durable, timeout)
                 yield Tx(writer.connection, self.dialect)
                 writer.commit()
             except BaseException:

@@ -75,6 +75,8 @@ class Writer:
     def begin(self, durable: bool, timeout: float) -> None:
         """Take the turn and the write lock. Raises LedgerUnavailable when `timeout` (s) is over.
 
+        After any error, `rollback`.
+
         A transaction that is not durable survives a killed process but perhaps not a power cut;
         that is enough for a claim, which is then simply a job to claim again.
         """
@@ -84,22 +86,18 @@ class Writer:
                 f"another process has been writing to the ledger for over {timeout:g} s;"
                 " nothing was written"
             )
-        try:
-            sync = durable and self._durable
-            if sync != self._synced:
-                self.connection.execute(f"PRAGMA synchronous={'FULL' if sync else 'NORMAL'}")
-                self._synced = sync
-            while True:
-                try:
-                    self.connection.execute("BEGIN IMMEDIATE")
-                except sqlite3.OperationalError as error:
-                    if not _is_busy(error) or time.monotonic() >= deadline:
-                        raise
-                else:
-                    return
-        except BaseException:
-            self._turnstile.leave()
-            raise
+        sync = durable and self._durable
+        if sync != self._synced:
+            self.connection.execute(f"PRAGMA synchronous={'FULL' if sync else 'NORMAL'}")
+            self._synced = sync
+        while True:
+            try:
+                self.connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() >= deadline:
+                    raise
+            else:
+                return
 
     def commit(self) -> None:
         """Commit and give the turn away."""
@@ -107,7 +105,7 @@ class Writer:
         self._turnstile.leave()
 
     def rollback(self) -> None:
-        """Undo and give the turn away; also after a commit that failed."""
+        """Undo and give the turn away; after whatever went wrong, wherever it did."""
         try:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
