@@ -12,7 +12,6 @@ import ctypes
 import signal
 import socket
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from failbetter.errors import Cancelled, Interrupted, TimedOut
@@ -179,16 +178,16 @@ class Concurrent:
             self._free.release()
 
     def _leave_table(self, key: tuple[int, int]) -> None:
-        """Once out of the table no exception is raised in this thread; one on its way is awaited.
+        """Once out of the table no exception is raised in this thread; one on its way is recalled.
 
         It would else strike later, while the body's end is told.
         """
         with self._lock:
             self._in_threads.pop(key, None)
-            struck = key in self._struck
-            self._struck.discard(key)
-        while struck:
-            time.sleep(0.001)
+            if key in self._struck:
+                self._struck.discard(key)
+                me = ctypes.c_ulong(threading.get_ident())
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(me, None)
 
     async def _run_async(self, attempt: Attempt) -> None:
         key = (attempt.handout.id, attempt.handout.fence)
