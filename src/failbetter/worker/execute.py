@@ -152,17 +152,21 @@ class Executor:
         """Tell what the body's exception means."""
         self._leave()
         task = attempt.task
+        in_judging: Exception | None = None
         try:
             judged = judge(error, task.options, attempt.handout.charged)
         except Exception as problem:  # the task's own backoff or Release raised
-            note = f"while judging {type(error).__name__}: {type(problem).__name__}: {problem}"
-            judged = Judged(Cause.RAISED, message=note)
+            judged, in_judging = Judged(Cause.RAISED), problem
         redact = task.options.policy.redact
         secrets: list[str] = []
         if redact:
             bound = task.arguments.signature.bind_partial(*attempt.args, **attempt.kwargs)
             secrets = secret_texts(bound.arguments, redact)
         described = describe(_what_went_wrong(error), task.name, secrets)
+        message = described.message
+        if in_judging is not None:
+            other = describe(in_judging, task.name, secrets)
+            message = f"{message} (and judging it raised {other.type}: {other.message})"
         uncertain = attempt.running.uncertain or isinstance(error, EffectUncertain)
         self._channel.tell(
             _ended(
@@ -173,7 +177,7 @@ class Executor:
                 at_least=judged.at_least,
                 uncertain=uncertain,
                 error_type=described.type,
-                error_message=judged.message or described.message,
+                error_message=message,
                 traceback=described.traceback,
                 fingerprint=described.fingerprint,
             )

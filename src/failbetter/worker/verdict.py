@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
 
 import msgspec
 
@@ -42,8 +43,6 @@ class Judged(msgspec.Struct, frozen=True):
     verdict: Verdict = "retry"
     delay: float | None = None
     at_least: bool = False
-    message: str | None = None
-    """Instead of the exception's own."""
 
 
 def judge(error: BaseException, options: Options, attempt: int) -> Judged:
@@ -56,9 +55,9 @@ def judge(error: BaseException, options: Options, attempt: int) -> Judged:
         case Release():
             return Judged(Cause.RELEASED, delay=_release_delay(error, now))
         case Fail():
-            return Judged(Cause.FAILED_BY_TASK, message=error.message)
+            return Judged(Cause.FAILED_BY_TASK)
         case Discard():
-            return Judged(Cause.DISCARDED_BY_TASK, message=error.message)
+            return Judged(Cause.DISCARDED_BY_TASK)
         case Retry():
             delay = None if error.after is None else seconds(error.after)
             return Judged(Cause.RAISED, delay=_own_delay(options, attempt, delay))
@@ -147,10 +146,8 @@ def type_name(kind: type[BaseException]) -> str:
 
 
 def _message(error: BaseException) -> str:
-    if isinstance(error, (Fail, Discard)):
-        return error.message
     try:
-        return str(error)
+        return str(error.message if isinstance(error, (Fail, Discard)) else error)
     except BaseException as problem:  # a hostile __str__ must not end the child
         return f"(its message cannot be shown: str() raised {type(problem).__name__})"
 
@@ -191,7 +188,12 @@ def secret_texts(args: dict[str, Any], names: tuple[str, ...]) -> list[str]:
             pending += value
         elif value is not None and not isinstance(value, bool):
             try:
-                found.add(str(value))
+                text = str(value)
+                # As it stands in messages: plain, in a repr, in a URL.
+                found |= {text, repr(text)[1:-1], quote(text, safe=""), quote_plus(text)}
+                plain = msgspec.to_builtins(value)
+                if plain is not value:
+                    pending.append(plain)  # what a struct, a dataclass or an enum holds
             except Exception:  # then no message can contain it either
                 continue
     # Masking one or two characters would make the text unreadable and hide nothing.
