@@ -140,14 +140,19 @@ def ask(
     headers: Mapping[str, str],
     timeout: float,
 ) -> Answer:
-    """One request over a connection of its own; any answer but a success is an exception."""
+    """One request over a connection of its own; any answer but a success is an exception.
+
+    `ConnectionRefusedError` says that nobody listens, and so that nothing was sent.
+    """
     connection = http.client.HTTPConnection(address, timeout=timeout)
     try:
-        connection.connect()
         try:
+            connection.connect()
             connection.request(method, path, body, dict(headers))
             response = connection.getresponse()
             content = response.read()
+        except ConnectionRefusedError:
+            raise
         except (http.client.HTTPException, OSError) as error:
             raise StoreDown(f"the store hung up: {type(error).__name__}") from error
     finally:

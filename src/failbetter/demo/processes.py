@@ -134,8 +134,9 @@ class WorkerProcess:
         """Kill whatever of this worker still runs: for the end, and for when all goes wrong."""
         if self._process is None:
             return
-        self.children()
         if self.ended() is None:
+            self._process.send_signal(signal.SIGSTOP)  # so that it starts no child unseen
+            self.children()
             self._process.kill()
             self._process.wait()
         give_up = time.monotonic() + 2

@@ -62,6 +62,10 @@ def run_demo(
     else:
         if json:
             _print_json(course.document())
+        elif keep is not None:
+            screen.note(
+                f"look around: FAILBETTER_URL=sqlite:///{place}/ledger.db failbetter failed"
+            )
         return 0 if course.proven else 1
     finally:
         screen.close()

@@ -88,6 +88,9 @@ class Silence:
     def proof(self, checks: Sequence[Check], verdict: str) -> None:
         """The proof and what follows from it."""
 
+    def note(self, text: str) -> None:
+        """A last word."""
+
     def close(self) -> None:
         """Leave the terminal as it was; safe to call twice."""
 
@@ -144,6 +147,10 @@ class Plain(Silence):
         style = "green" if good else "red"
         lines.append(Text(f"\n{verdict}", f"bold {style}"))
         self.console.print(Panel(Group(*lines), title="the proof", border_style=style))
+
+    def note(self, text: str) -> None:
+        """Print it."""
+        self._line(Text(text))
 
     def _line(self, text: Text) -> None:
         self.console.print(text, soft_wrap=True, highlight=False)
