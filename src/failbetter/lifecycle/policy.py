@@ -33,6 +33,9 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
         return _encoder.encode(self).decode()
 
 
+UNREADABLE = Policy(max_attempts=1, max_crashes=1, max_losses=1, on_lost="fail")
+"""For a row whose policy was spoilt: it may run once, and no worker stumbles over it."""
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Policy)
 _cache: dict[str, Policy] = {}
@@ -44,5 +47,9 @@ def from_json(text: str) -> Policy:
     if policy is None:
         if len(_cache) > 10_000:
             _cache.clear()
-        policy = _cache[text] = _decoder.decode(text)
+        try:
+            policy = _decoder.decode(text)
+        except msgspec.MsgspecError:
+            policy = UNREADABLE
+        _cache[text] = policy
     return policy

@@ -188,7 +188,7 @@ class Nursery:
             return Cause.BYSTANDER
         if number in child.cancelled:
             return Cause.CANCELLED
-        return Cause.TIMED_OUT
+        return Cause.TIMED_OUT if number in child.timed_out else Cause.INTERRUPTED
 
 
 def _error_of(cause: Cause, job: Claimed, evidence: dict[str, object]) -> Error | None:

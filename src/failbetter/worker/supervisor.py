@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from failbetter import board, ids, logs
-from failbetter.errors import LedgerError, SchemaMismatch
+from failbetter.errors import FailbetterError, LedgerError, SchemaMismatch
 from failbetter.faultpoints import passing
 from failbetter.fleet import describe_process
 from failbetter.ledger import reads, registry
@@ -95,17 +95,22 @@ class Supervisor:
             return self._give_up()
         try:
             self._open_ledger(hello)
-        except LedgerError as error:
+        except FailbetterError as error:
             _logger.error("%s", error)
             self._kill_all("stop")
-            return EX_CONFIG if isinstance(error, SchemaMismatch) else EX_UNAVAILABLE
+            out_of_reach = isinstance(error, LedgerError) and not isinstance(error, SchemaMismatch)
+            return EX_UNAVAILABLE if out_of_reach else EX_CONFIG
         for child in self._nursery.children:
             if child.said_hello:
                 self._welcome(child)
         try:
-            return self._loop()
-        finally:
-            self._leave()
+            code = self._loop()
+        except BaseException:
+            # A defect of ours. The row, the lock and the board stay for the next worker's sweep.
+            self._kill_all("stop")
+            raise
+        self._leave()
+        return code
 
     def _listen_to_signals(self) -> None:
         reader, writer = socket.socketpair()
@@ -580,8 +585,10 @@ class Supervisor:
             self._selector.unregister(child.death)
 
     def _leave(self) -> None:
-        """Say goodbye, so that nobody waits for a lease; whatever happened before."""
+        """Say goodbye, so that nobody waits for a lease."""
         self._kill_all("stop")
+        if self._desk.must_write:
+            return  # what could not be written is settled by a sweep, which needs row and board
         try:
             with self._database.write(durable=False, timeout=2.0) as tx:
                 registry.remove(tx, self._desk.worker.id)
