@@ -1,0 +1,268 @@
+"""`failbetter failed`: the failed jobs: by cause, one by one, and what is to become of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import failbetter
+from failbetter.cli import documents, jobs, opening, output, problems, selection, texts
+from failbetter.cli.parameters import (
+    LISTED,
+    Care,
+    Filters,
+    Form,
+    Full,
+    Ids,
+    OneId,
+    Some,
+    Where,
+    before,
+    command,
+    new_group,
+)
+from failbetter.cli.problems import WrongUsage
+
+group = new_group("Failed jobs: by cause, listed, retried, discarded.")
+
+# So many ids are asked for at once: databases bound the values of one statement.
+_BATCH = 500
+
+
+@before(group)
+def groups(where: Where, filters: Filters, form: Form, some: Some) -> int:
+    """Failed jobs: by cause, listed, retried, discarded.
+
+    Without a command: by cause, the largest group first.
+    """
+    found = selection.narrowed(opening.ledger(where).failed, filters).groups()
+    shown = found[: some.limit or (len(found) if form.json else LISTED)]
+    if form.json:
+        output.document([documents.group(each) for each in shown])
+        return problems.OK
+    if not found:
+        output.line("no failed job matches" if filters.given() else "no failed jobs")
+        return problems.OK
+    now = texts.now()
+    if output.on_terminal():
+        for each in shown:
+            _group_block(each, now)
+    else:
+        headings = ("COUNT", "TASK", "CAUSE", "FIRST", "LAST", "SAMPLE", "GROUP", "MESSAGE")
+        output.table(headings, [_group_row(each, now) for each in shown], numbers=1)
+    if len(shown) < len(found):
+        problems.tell(f"{len(shown)} of {texts.count(len(found), 'group')} shown; see --limit")
+    return problems.OK
+
+
+def _cause(found: failbetter.Group) -> str:
+    """What the group has in common, in a word or two: an error's type, else the reason."""
+    kind = texts.one_line(found.error_type or "")
+    if found.reason in (None, "error"):
+        return kind or "error"
+    # The reason says what failbetter's own error types say.
+    return found.reason if not kind or kind.startswith("failbetter.") else f"{found.reason}: {kind}"
+
+
+def _group_row(found: failbetter.Group, now: datetime) -> Sequence[str]:
+    return (
+        f"{found.count:,}",
+        found.task,
+        _cause(found),
+        texts.ago(found.first_seen, now),
+        texts.ago(found.last_seen, now),
+        found.sample.id,
+        found.fingerprint or "-",
+        texts.cut(texts.one_line(found.sample.error_message or ""), 500),
+    )
+
+
+def _group_block(found: failbetter.Group, now: datetime) -> None:
+    """A group on a terminal, where no line is wide enough for all that is worth knowing of it."""
+    message = texts.cut(texts.one_line(found.sample.error_message or ""), 300)
+    output.line(f"{found.count:>7,}  {found.task}  {_cause(found)}", "bold")
+    if message:
+        output.line(f"{'':7}  {message}")
+    seen = texts.ago(found.last_seen, now)
+    if found.count > 1:
+        seen = f"first {texts.ago(found.first_seen, now)}, last {seen}"
+    key = f"  group {found.fingerprint}" if found.fingerprint else ""
+    output.line(f"{'':7}  {seen}  sample {found.sample.id}{key}", "dim")
+
+
+@command(group, "list")
+def list_failed(where: Where, filters: Filters, form: Form, some: Some, ids: Ids = None) -> int:
+    """List failed jobs, newest first: 50 unless --limit says otherwise."""
+    found = selection.narrowed(opening.ledger(where).failed, filters, ids)
+    return jobs.show_list(found, some.limit or LISTED, form, _columns, "failed job")
+
+
+def _row(job: failbetter.Job, now: datetime) -> Sequence[str]:
+    error = f"{job.error_type}: {job.error_message or ''}" if job.error_type else ""
+    return (
+        job.id,
+        job.task,
+        job.reason or "",
+        str(job.attempt),
+        texts.ago(job.ended_at, now),
+        texts.cut(texts.one_line(error), 500),
+    )
+
+
+_columns = (("ID", "TASK", "REASON", "ATTEMPTS", "FAILED", "ERROR"), _row)
+
+
+@command(group, "show")
+def show(job: OneId, where: Where, form: Form, full: Full = False) -> int:
+    """Tell the story of one job: its attempts, errors, evidence and effects."""
+    return jobs.show(job, where, form, full)
+
+
+@command(group, "retry")
+def retry(
+    where: Where, filters: Filters, form: Form, some: Some, care: Care, ids: Ids = None
+) -> int:
+    """Make failed jobs wait again with fresh budgets, now.
+
+    Which ones: by id, by filters, or --all of them.
+    """
+    return _act(_RETRY, where, filters, form, some, care, ids)
+
+
+@command(group, "discard")
+def discard(
+    where: Where, filters: Filters, form: Form, some: Some, care: Care, ids: Ids = None
+) -> int:
+    """Put failed jobs aside for good; they stay on record as discarded.
+
+    Which ones: by id, by filters, or --all of them.
+    """
+    return _act(_DISCARD, where, filters, form, some, care, ids)
+
+
+class _Verb(NamedTuple):
+    name: str
+    done: str
+    act: Callable[[failbetter.Jobs], failbetter.Outcome]
+
+
+_RETRY = _Verb("retry", "retried", lambda found: found.retry(all=True))
+_DISCARD = _Verb("discard", "discarded", lambda found: found.discard(all=True))
+
+
+class _Selected(NamedTuple):
+    """What is meant: how many, in which queries, and the ids that are refused at once."""
+
+    matched: int
+    queries: list[failbetter.Jobs]
+    refused: dict[str, str]
+
+
+def _act(
+    verb: _Verb,
+    where: Where,
+    filters: Filters,
+    form: Form,
+    some: Some,
+    care: Care,
+    ids: Sequence[str] | None,
+) -> int:
+    narrow = bool(filters.given() or ids)
+    if care.all and narrow:
+        raise WrongUsage("--all means every failed job: give no filter and no id with it")
+    if not narrow and not care.all:
+        raise WrongUsage(
+            f"{verb.name} which? Give ids or filters (see --help), or --all for every failed job"
+        )
+    app = opening.ledger(where)
+    selected = _select(app, filters, ids, some.limit)
+    if care.dry_run:
+        return _say_what_would_be(verb, selected, form)
+    if selected.matched and not care.yes and not _confirmed(verb, selected.matched):
+        problems.complain("nothing was done")
+        return problems.REFUSED
+    moved = 0
+    refused = dict(selected.refused)
+    for query in selected.queries:
+        outcome = verb.act(query)
+        moved += outcome.moved
+        refused |= outcome.refused
+    _report(verb, moved, refused, form)
+    return problems.REFUSED if refused else problems.OK
+
+
+def _select(
+    app: failbetter.App, filters: Filters, ids: Sequence[str] | None, limit: int | None
+) -> _Selected:
+    if not ids:
+        found = selection.narrowed(app.failed, filters)
+        count = found.count()
+        if limit is None:
+            return _Selected(count, [found], {})
+        return _Selected(min(count, limit), [found.limit(limit)], {})
+    wanted = selection.checked(app.failed, ids)
+    queries = []
+    refused: dict[str, str] = {}
+    matching = 0
+    for batch in output.paged(wanted, _BATCH):
+        found = selection.narrowed(app.failed, filters, batch)
+        present = [job.id for job in found]
+        if limit is not None:
+            present = present[: limit - matching]
+        matching += len(present)
+        if present:
+            queries.append(app.failed.where(ids=present))
+        for missing in [number for number in batch if number not in set(present)]:
+            refused[missing] = _why_not(app, missing)
+    return _Selected(matching, queries, refused)
+
+
+def _why_not(app: failbetter.App, number: str) -> str:
+    try:
+        state = app.job(number).state
+    except failbetter.JobNotFound:
+        return "not found"
+    return f"not failed but {state}" if state != "failed" else "left out by a filter or --limit"
+
+
+def _confirmed(verb: _Verb, count: int) -> bool:
+    """Ask a person, if there is one; a script has said what it wants."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return True
+    sys.stderr.write(f"{verb.name} {texts.count(count, 'failed job')}? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _say_what_would_be(verb: _Verb, selected: _Selected, form: Form) -> int:
+    if form.json:
+        output.document(
+            {
+                "action": verb.name,
+                "dry_run": True,
+                "matched": selected.matched,
+                "refused": selected.refused,
+            }
+        )
+    else:
+        output.line(f"would {verb.name} {texts.count(selected.matched, 'failed job')}")
+        _say_refused(selected.refused)
+    return problems.REFUSED if selected.refused else problems.OK
+
+
+def _report(verb: _Verb, moved: int, refused: dict[str, str], form: Form) -> None:
+    if form.json:
+        output.document(
+            {"action": verb.name, "dry_run": False, verb.done: moved, "refused": refused}
+        )
+        return
+    _say_refused(refused)
+    tail = f", {len(refused):,} refused" if refused else ""
+    output.line(f"{verb.done} {texts.count(moved, 'failed job')}{tail}")
+
+
+def _say_refused(refused: dict[str, str]) -> None:
+    for number, why in refused.items():
+        output.line(f"{number}  refused: {texts.one_line(why)}")

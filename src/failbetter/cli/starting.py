@@ -1,0 +1,157 @@
+"""`failbetter worker` and `failbetter demo`: this process becomes another program."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import msgspec
+import typer
+
+from failbetter.cli import opening
+from failbetter.cli.parameters import Form, Where, a_number
+from failbetter.cli.problems import WrongUsage
+from failbetter.cli.settings import one_of, seconds, setting, size, texts_of, whole
+from failbetter.worker.settings import Settings
+
+
+def worker(
+    where: Where,
+    form: Form,
+    queue: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--queue",
+            metavar="NAME",
+            help="Run jobs of this queue; repeat it in order of preference; all queues if none"
+            " is given [env: FAILBETTER_QUEUES, with commas].",
+            show_default=False,
+        ),
+    ] = None,
+    processes: Annotated[
+        str | None,
+        typer.Option(
+            "--processes", metavar="N", help="Child processes, 1 [env: FAILBETTER_PROCESSES]."
+        ),
+    ] = None,
+    concurrency: Annotated[
+        str | None,
+        typer.Option(
+            "--concurrency",
+            metavar="N",
+            help="Bodies at once in each child, 1 [env: FAILBETTER_CONCURRENCY].",
+        ),
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--max-memory",
+            metavar="SIZE",
+            help="Replace a child that uses more: bytes, 512M, 2G [env: FAILBETTER_MAX_MEMORY].",
+        ),
+    ] = None,
+    drain: Annotated[
+        bool,
+        typer.Option("--drain", help="End with 0 once no job of the queues waits or runs."),
+    ] = False,
+    shutdown_timeout: Annotated[
+        str | None,
+        typer.Option(
+            "--shutdown-timeout",
+            metavar="DURATION",
+            help="How long running jobs may take to finish after SIGTERM, 25 s"
+            " [env: FAILBETTER_SHUTDOWN_TIMEOUT].",
+        ),
+    ] = None,
+    log_format: Annotated[
+        str | None,
+        typer.Option(
+            "--log-format", metavar="FORMAT", help="text or json [env: FAILBETTER_LOG_FORMAT]."
+        ),
+    ] = None,
+    log_level: Annotated[
+        str | None,
+        typer.Option(
+            "--log-level",
+            metavar="LEVEL",
+            help="debug, info, warning or error [env: FAILBETTER_LOG_LEVEL].",
+        ),
+    ] = None,
+) -> int:
+    """Run jobs until told to stop.
+
+    SIGTERM or Ctrl-C: no new jobs, those that run may finish, then exit 0. A second signal does
+    not wait for them.
+    """
+    if form.json:
+        raise WrongUsage("a worker prints no document; --log-format json makes its log JSON")
+    plain = Settings(app=opening.app_spec(where))
+    patience = setting("shutdown_timeout", shutdown_timeout, seconds)
+    settings = msgspec.structs.replace(
+        plain,
+        queues=tuple(setting("queues", queue, texts_of, "--queue") or ()),
+        processes=setting("processes", processes, whole(1, 1_000)) or plain.processes,
+        concurrency=setting("concurrency", concurrency, whole(1, 1_000)) or plain.concurrency,
+        max_memory=setting("max_memory", max_memory, size),
+        drain=drain,
+        shutdown_timeout=plain.shutdown_timeout if patience is None else patience,
+        log_format=setting("log_format", log_format, one_of("text", "json")) or plain.log_format,
+        log_level=(setting("log_level", log_level, _LEVEL) or plain.log_level).upper(),
+    )
+    opening.share_url(where)
+    # Nothing of the command line stays in the supervisor's memory.
+    _become("-m", "failbetter.worker", msgspec.json.encode(settings).decode())
+
+
+_LEVEL = one_of("debug", "info", "warning", "error")
+
+
+def demo(
+    form: Form,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DIR",
+            help="What to back up; the standard library if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed",
+            metavar="N",
+            help="Decides files and faults.",
+            parser=a_number(0, 2**63),
+        ),
+    ] = 1,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            "--keep", metavar="DIR", help="Keep ledger, store and logs in this new folder."
+        ),
+    ] = None,
+) -> int:
+    """See it at work: real files, real faults, and proof.
+
+    Backs up a folder to a store that refuses, limits and breaks down, with workers that are
+    killed, retries what failed, and proves that nothing was lost.
+    """
+    # -P: whatever lies in this folder must not take the place of the demo's own imports.
+    words = ["-P", "-m", "failbetter.demo", f"--seed={seed}"]
+    if form.json:
+        words.append("--json")
+    if keep is not None:
+        words.append(f"--keep={keep}")
+    if folder is not None:
+        words += ["--", str(folder)]
+    _become(*words)
+
+
+def _become(*words: str) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os.execv(sys.executable, [sys.executable, *words])
