@@ -16,6 +16,7 @@ import os
 import secrets
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +104,10 @@ class Fleet:
             with contextlib.suppress(OSError):
                 names = [name for name in os.listdir(self.folder) if name.endswith(".wake")]
                 paths = [path for name in names if (path := self._socket_path(name))]
-                self._seen = (changed, paths)
+                # Clocks of file systems tick in milliseconds: what came in the same tick is not
+                # seen by its time, so a list that is made so soon is not kept.
+                settled = time.time_ns() - changed > 20_000_000
+                self._seen = (changed if settled else -1, paths)
         return self._seen[1]
 
     # -- life and death
@@ -201,18 +205,18 @@ def _in_session(session: int) -> Iterator[psutil.Process]:
 
 def kill_session(session: int, not_before: float = 0.0) -> int:
     """SIGKILL every process of a session that was started at or after `not_before` (epoch s)."""
-    killed = 0
+    killed: set[int] = set()
     for _ in range(5):  # a process that forks while it is killed needs another round
         found = 0
         for process in _in_session(session):
             with contextlib.suppress(psutil.Error, OSError):
                 if process.create_time() >= not_before - 2.0:
                     process.send_signal(signal.SIGKILL)
+                    killed.add(process.pid)
                     found += 1
-        killed += found
         if not found:
             break
-    return killed
+    return len(killed)
 
 
 def describe_process() -> dict[str, Any]:

@@ -1,0 +1,304 @@
+"""The fleet folder: who is alive, seen from another process; waking; killing what remains."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.unit.processes import other
+
+from failbetter.fleet import Fleet, kill_session, pid_namespace
+
+HOLDER = """
+    import sys
+    from pathlib import Path
+    from failbetter.fleet import Fleet
+    fleet = Fleet(Path(sys.argv[1]))
+    lock = fleet.hold(int(sys.argv[2]))
+    print("held")
+    sys.stdin.readline()
+    lock.close()
+    print("let go")
+    sys.stdin.readline()
+"""
+
+
+def eventually(what: Callable[[], bool], within: float = 10.0) -> bool:
+    deadline = time.monotonic() + within
+    while not what():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    made = Fleet(tmp_path / "fleet")
+    yield made
+    made.close()
+
+
+# -- the folder
+
+
+def test_every_process_sees_the_same_id(fleet: Fleet) -> None:
+    program = "import sys; from pathlib import Path; from failbetter.fleet import Fleet;"
+    program += " print(Fleet(Path(sys.argv[1])).id)"
+    with other(program, fleet.folder) as one:
+        assert one.hear() == fleet.id
+
+
+def test_many_at_once_agree_on_the_id(tmp_path: Path) -> None:
+    found: list[str] = []
+    start = threading.Barrier(8)
+
+    def make() -> None:
+        start.wait()
+        found.append(Fleet(tmp_path / "new").id)
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len(set(found)) == 1
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"id"}
+
+
+def test_folders_have_different_ids(tmp_path: Path) -> None:
+    assert Fleet(tmp_path / "a").id != Fleet(tmp_path / "b").id
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        Fleet(tmp_path / "file")
+
+
+# -- life and death
+
+
+def test_a_held_lock_is_a_live_worker(fleet: Fleet) -> None:
+    with other(HOLDER, fleet.folder, 7) as holder:
+        assert holder.hear() == "held"
+        assert not fleet.is_dead(7)
+        holder.tell()
+        assert holder.hear() == "let go"
+        assert fleet.is_dead(7)
+
+
+def test_a_killed_worker_is_dead_at_once(fleet: Fleet) -> None:
+    with other(HOLDER, fleet.folder, 7) as holder:
+        holder.hear()
+        assert not fleet.is_dead(7)
+        holder.kill()
+        assert fleet.is_dead(7)
+
+
+def test_a_stopped_process_is_not_dead(fleet: Fleet) -> None:
+    with other(HOLDER, fleet.folder, 7) as holder:
+        holder.hear()
+        psutil.Process(holder.process.pid).suspend()
+        assert not fleet.is_dead(7)
+
+
+def test_looking_does_not_take_the_lock(fleet: Fleet) -> None:
+    with other(HOLDER, fleet.folder, 7) as holder:
+        holder.hear()
+        holder.kill()
+        assert fleet.is_dead(7)
+        assert fleet.is_dead(7)
+
+
+def test_a_child_of_the_holder_does_not_keep_it_alive(fleet: Fleet) -> None:
+    """The lock must not be inherited: a body's own process may outlive the supervisor."""
+    program = HOLDER.replace(
+        'print("held")',
+        'import subprocess; child = subprocess.Popen(["sleep", "60"]); print(child.pid)',
+    )
+    with other(program, fleet.folder, 7) as holder:
+        child = int(holder.hear())
+        try:
+            assert not fleet.is_dead(7)
+            holder.kill()
+            assert fleet.is_dead(7)
+        finally:
+            os.kill(child, 9)
+
+
+def test_no_lock_file_no_worker(fleet: Fleet) -> None:
+    assert fleet.is_dead(12345)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_lock_file_that_cannot_be_seen_proves_nothing(fleet: Fleet) -> None:
+    lock = fleet.hold(7)
+    lock.close()
+    fleet.lock_path(7).chmod(0)
+    assert not fleet.is_dead(7)
+
+
+def test_forgetting_removes_all_there_was(fleet: Fleet) -> None:
+    fleet.hold(7).close()
+    fleet.board_path(7).write_bytes(b"")
+    receiver = fleet.open_wake_socket(7)
+    assert receiver is not None
+    receiver.close()
+    fleet.hold(8).close()
+    fleet.forget(7)
+    fleet.forget(7)
+    assert {path.name for path in fleet.folder.iterdir()} == {"id", "8.lock"}
+
+
+# -- waking
+
+
+def woken(receiver: object, within: float = 5.0) -> bool:
+    return bool(select.select([receiver], [], [], within)[0])
+
+
+def test_a_producer_wakes_every_worker(fleet: Fleet) -> None:
+    receivers = [fleet.open_wake_socket(number) for number in (1, 2)]
+    with closing(Fleet(fleet.folder)) as producer:
+        producer.wake()
+    for receiver in receivers:
+        assert receiver is not None
+        assert woken(receiver)
+        receiver.close()
+
+
+def test_a_worker_that_comes_later_is_woken_too(fleet: Fleet) -> None:
+    """However soon after the last look: the folder's time alone may not tell them apart."""
+    with closing(Fleet(fleet.folder)) as producer:
+        for number in range(50):
+            producer.wake()
+            receiver = fleet.open_wake_socket(number)
+            assert receiver is not None
+            with closing(receiver):
+                producer.wake()
+                assert woken(receiver, 0.5), f"worker {number} was not woken"
+
+
+def test_waking_never_blocks_and_never_raises(fleet: Fleet) -> None:
+    receiver = fleet.open_wake_socket(1)
+    assert receiver is not None
+    started = time.monotonic()
+    for _ in range(2_000):  # far more than a socket holds
+        fleet.wake()
+    receiver.close()
+    fleet.wake()  # the socket's file is there, nobody listens
+    fleet.folder.rename(fleet.folder.with_name("gone"))
+    fleet.wake()
+    assert time.monotonic() - started < 5
+
+
+def test_a_folder_too_deep_for_a_socket(tmp_path: Path) -> None:
+    deep = Fleet(tmp_path / ("x" * 100))
+    assert deep.open_wake_socket(1) is None
+    deep.wake()
+
+
+# -- what remains of a dead worker
+
+FAMILY = """
+    import os, subprocess, sys, time
+    os.setsid()
+    own = subprocess.Popen(["sleep", "60"])
+    apart = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    print(os.getpid(), own.pid, apart.pid)
+    time.sleep(60)
+"""
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_a_session_is_killed_whole_and_nobody_else() -> None:
+    with other(FAMILY) as family:
+        leader, own, apart = map(int, family.hear().split())
+        try:
+            assert kill_session(leader) == 2
+            assert eventually(lambda: gone(leader) and gone(own))
+            assert not gone(apart)
+        finally:
+            os.kill(apart, 9)
+
+
+def test_grandchildren_are_found_after_their_leader_died() -> None:
+    with other(FAMILY) as family:
+        leader, own, apart = map(int, family.hear().split())
+        try:
+            family.kill()
+            assert not gone(own)
+            assert kill_session(leader) == 1
+            assert eventually(lambda: gone(own))
+        finally:
+            os.kill(apart, 9)
+
+
+def test_a_reused_number_is_not_killed() -> None:
+    """A session that began before the child did is somebody else's."""
+    with other(FAMILY) as family:
+        leader, own, apart = map(int, family.hear().split())
+        try:
+            assert kill_session(leader, not_before=time.time() + 10) == 0
+            assert not gone(leader)
+        finally:
+            os.kill(own, 9)
+            os.kill(apart, 9)
+
+
+def test_nobody_is_left_to_kill() -> None:
+    done = subprocess.Popen([sys.executable, "-c", "pass"], start_new_session=True)
+    done.wait()
+    assert kill_session(done.pid) == 0
+
+
+def test_the_remains_of_a_dead_worker_are_killed_from_its_notes(fleet: Fleet) -> None:
+    with other(FAMILY) as family:
+        leader, own, apart = map(int, family.hear().split())
+        try:
+            lock = fleet.hold(7)
+            lock.note_child(leader, time.time())
+            lock.close()
+            with fleet.lock_path(7).open("a") as file:
+                file.write('{"session": 1')  # it died while it wrote
+            assert fleet.kill_remains(7) == 2
+            assert eventually(lambda: gone(own))
+        finally:
+            os.kill(apart, 9)
+
+
+def test_notes_from_another_pid_space_mean_nothing_here(fleet: Fleet) -> None:
+    with other(FAMILY) as family:
+        leader, own, apart = map(int, family.hear().split())
+        try:
+            lock = fleet.hold(7)
+            lock.note_child(leader, time.time())
+            lock.close()
+            path = fleet.lock_path(7)
+            path.write_text(path.read_text().replace(pid_namespace(), "pid:[1]"))
+            assert fleet.kill_remains(7) == 0
+            assert not gone(leader)
+        finally:
+            os.kill(own, 9)
+            os.kill(apart, 9)
+
+
+def test_a_worker_without_notes(fleet: Fleet) -> None:
+    assert fleet.kill_remains(99) == 0
