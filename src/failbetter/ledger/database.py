@@ -76,14 +76,14 @@ class Database:
     def __init__(self, url: str, *, durable: bool = True, fleet_folder: Path | None = None) -> None:
         try:
             self.url = sqlalchemy.make_url(url)
-        except exc.ArgumentError:
+        except (exc.ArgumentError, ValueError):  # the latter for a port that is no number
             # The text may hold a password, so it is not repeated.
             raise ConfigurationError(
                 "the ledger's URL is no URL; write one such as sqlite:///jobs.db"
             ) from None
-        if self.url.get_backend_name() != "sqlite":
+        if self.url.drivername not in ("sqlite", "sqlite+pysqlite"):
             raise ConfigurationError(
-                f"a ledger on {self.url.get_backend_name()} is not supported by this version;"
+                f"a ledger on {self.url.drivername} is not supported by this version;"
                 " use sqlite:///FILE"
             )
         self.durable = durable

@@ -158,6 +158,8 @@ def check_location(path: Path) -> None:
     folder = path.parent
     if not folder.is_dir():
         raise LedgerUnavailable(f"the ledger's folder {folder} does not exist; make it first")
+    if path.is_dir():
+        raise LedgerUnavailable(f"{path} is a folder; the ledger's URL must name a file in it")
     target: Any = path if path.exists() else folder
     if not os.access(target, os.W_OK):
         raise LedgerUnavailable(f"the ledger {path} cannot be written by this user")

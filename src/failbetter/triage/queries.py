@@ -13,7 +13,7 @@ from failbetter.durations import Duration, micros, moment, seconds, to_datetime
 from failbetter.job import Job
 from failbetter.ledger import acts, reads
 from failbetter.ledger.reads import Filters
-from failbetter.lifecycle.states import State
+from failbetter.lifecycle.states import Reason, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +77,9 @@ class Jobs:
         end of a job, of a live one its making. Raises ValueError for what cannot be.
         """
         now = time.time()
-        states: tuple[str, ...] | None = None if state is None else (State(state).value,)
+        states: tuple[str, ...] | None = None
+        if state is not None:
+            states = (_word(State, "state", state),)
         if states is not None and self._filters.states is not None:
             states = tuple(set(states) & set(self._filters.states))
         given: dict[str, Any] = {
@@ -85,7 +87,7 @@ class Jobs:
             "task": task,
             "queue": queue,
             "states": states,
-            "reason": reason,
+            "reason": None if reason is None else _word(Reason, "reason", reason),
             "error": error,
             "message": message,
             "tag": tag,
@@ -162,6 +164,13 @@ class Jobs:
 
 class _Act(Protocol):
     def __call__(self, tx: Tx, number: int, now: int, *, unique: bool) -> str | None: ...
+
+
+def _word(words: type[State] | type[Reason], what: str, text: str) -> str:
+    known = [word.value for word in words]
+    if text not in known:
+        raise ValueError(f"{text!r} is no {what}; there are: {', '.join(known)}")
+    return text
 
 
 def _number(text: str) -> int:
