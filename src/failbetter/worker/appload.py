@@ -39,11 +39,16 @@ def load_app(spec: str) -> App:
 
 def code_version(app: App) -> str:
     """The app's stated version, else a fingerprint of the user's code that is loaded."""
-    return app.code_version or fingerprint_loaded_code()
+    return app.code_version or fingerprint_loaded_code(
+        {task.function.__module__.partition(".")[0] for task in app.tasks.values()}
+    )
 
 
-def fingerprint_loaded_code() -> str:
-    """A hash over the source of every loaded module that is neither installed nor Python's own."""
+def fingerprint_loaded_code(own: set[str]) -> str:
+    """A hash over the source of every loaded module that is neither installed nor Python's own.
+
+    Top-level packages named in `own` count even if they are installed: an application may be.
+    """
     foreign = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     foreign += [*site.getsitepackages(), str(Path(__file__).parents[1])]
     prefixes = tuple(str(Path(path).resolve()) + "/" for path in foreign if path)
@@ -53,7 +58,8 @@ def fingerprint_loaded_code() -> str:
         if not isinstance(file, str) or not file.endswith(".py"):
             continue
         path = Path(file).resolve()
-        if str(path).startswith(prefixes) or not path.is_file():
+        is_own = name.partition(".")[0] in own or not str(path).startswith(prefixes)
+        if not is_own or not path.is_file():
             continue
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import ctypes
+import io
+import os
 import signal
 import socket
 import threading
@@ -45,8 +48,9 @@ def handouts(source: socket.socket) -> Any:
 class OneByOne:
     """Runs each body in the main thread; async ones by running a loop there until they are done."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, stacks: int) -> None:
         self._executor = executor
+        self._stacks = stacks
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._attempt: Attempt | None = None
@@ -76,6 +80,7 @@ class OneByOne:
         if message is None or attempt is None or not self._in_body or not _is(attempt, message):
             return
         if self._task is not None and self._loop is not None:
+            _note_stack(self._task, self._stacks)
             self._task.cancel(message.why)
             self._loop.call_soon_threadsafe(lambda: None)  # wakes a loop that waits for events
         else:
@@ -120,8 +125,9 @@ class OneByOne:
 class Concurrent:
     """Runs up to `slots` bodies at once; takes a hand-out only when one is free."""
 
-    def __init__(self, executor: Executor, slots: int) -> None:
+    def __init__(self, executor: Executor, stacks: int, slots: int) -> None:
         self._executor = executor
+        self._stacks = stacks
         self._free = threading.Semaphore(slots)
         self._threads = concurrent.futures.ThreadPoolExecutor(slots, "failbetter-body")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -228,7 +234,21 @@ class Concurrent:
         if on_loop is not None and self._loop is not None:
             if message.why == "cancel":
                 on_loop[0].running.ask_to_cancel()
+            _note_stack(on_loop[1], self._stacks)
             self._loop.call_soon_threadsafe(on_loop[1].cancel, message.why)
+
+
+def _note_stack(body: asyncio.Task[Any], stacks: int) -> None:
+    """Write down where an async body waits, before what kills the child can only see its loop.
+
+    Later notes replace it, and so it counts only if the child is killed soon.
+    """
+    text = io.StringIO()
+    body.print_stack(file=text)
+    with contextlib.suppress(OSError):  # a body has closed the file; it is evidence, no duty
+        os.ftruncate(stacks, 0)
+        os.lseek(stacks, 0, os.SEEK_SET)
+        os.write(stacks, text.getvalue().encode(errors="replace"))
 
 
 async def _caught(attempt: Attempt) -> tuple[Any, BaseException | None]:

@@ -60,7 +60,11 @@ def main(argv: list[str] | None = None) -> int:
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     executor = Executor(app, channel, Ring(Path(board), options.index))
-    way = OneByOne(executor) if options.slots == 1 else Concurrent(executor, options.slots)
+    way: OneByOne | Concurrent
+    if options.slots == 1:
+        way = OneByOne(executor, options.stacks)
+    else:
+        way = Concurrent(executor, options.stacks, options.slots)
     channel.on_interrupt = way.interrupt
     channel.start()
     way.run(source)
