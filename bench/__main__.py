@@ -21,8 +21,10 @@ from bench.measures.growth import Growth
 from bench.measures.latency import Latency
 from bench.measures.memory import Memory
 from bench.measures.retry import Retry
+from bench.quiet import DISTURBED, Watch
 from bench.results import Results
 from bench.session import ROOT
+from bench.systems.base import System
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 MEASURES = ("enqueue", "drain", "scaling", "latency", "memory", "growth", "retry")
@@ -55,6 +57,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                         help=f"write the table to {DOCUMENT.relative_to(ROOT)}")  # fmt: skip
     parser.add_argument("--dir", type=Path, default=ROOT / "bench" / ".work", metavar="DIR",
                         help="where databases are made, on the disk to be measured")  # fmt: skip
+    parser.add_argument("--patience", type=float, default=10.0, metavar="SECONDS",
+                        help="wait so long for a quiet machine before each turn")  # fmt: skip
     options = parser.parse_args(argv)
     options.rounds = options.rounds or (2 if options.quick else 5)
     if options.rounds < 1:
@@ -69,27 +73,51 @@ def measures(names: Sequence[str], specimen: Path, work: Path, past: int) -> lis
     return [measure for measure in known if measure.name in names]
 
 
-def run(
-    options: argparse.Namespace, found: lineup.Lineup, results: Results, work: Path, past: int
-) -> None:
+class Run:
     """All rounds: for each measure every system in turn, starting with another one each round."""
-    begin = time.monotonic()
-    for number in range(options.rounds):
-        for measure in measures(options.only, found.specimen, work, past):
-            systems = [s for s in found.systems if measure.name in s.measures]
-            shift = number % max(1, len(systems))
-            for system in systems[shift:] + systems[:shift]:
-                if (system.key, measure.name) in results.errors:
-                    continue
-                elapsed = time.monotonic() - begin
-                print(f"{elapsed:6.0f} s  round {number + 1}/{options.rounds}"
-                      f"  {measure.name:8}  {system.key}", file=sys.stderr, flush=True)  # fmt: skip
-                counts = system.counts.scaled(QUICK if options.quick else 1.0)
-                try:
-                    measure.run(Turn(system, counts, number, work, results))
-                except Exception as error:
-                    results.errors[system.key, measure.name] = f"{type(error).__name__}: {error}"
-                    print(f"          {type(error).__name__}: {error}", file=sys.stderr)
+
+    def __init__(
+        self, options: argparse.Namespace, found: lineup.Lineup, results: Results, work: Path
+    ) -> None:
+        self._options = options
+        self._found = found
+        self._results = results
+        self._work = work
+        self._watch = Watch(options.patience, found.cpu_seconds)
+        self._begin = time.monotonic()
+        self.past = history.JOBS // 4 if options.quick else history.JOBS
+        self.pieces = self.disturbed = 0
+
+    def go(self) -> None:
+        """Run everything that was asked for."""
+        chosen = measures(self._options.only, self._found.specimen, self._work, self.past)
+        for number in range(self._options.rounds):
+            for measure in chosen:
+                systems = [s for s in self._found.systems if measure.name in s.measures]
+                shift = number % max(1, len(systems))
+                for system in systems[shift:] + systems[:shift]:
+                    if (system.key, measure.name) not in self._results.errors:
+                        self._turn(measure, system, number)
+
+    def _turn(self, measure: Measure, system: System, number: int) -> None:
+        """Measure once."""
+        counts = system.counts.scaled(QUICK if self._options.quick else 1.0)
+        turn = Turn(system, counts, number, self._work, self._results, self._watch)
+        self._say(f"round {number + 1}/{self._options.rounds}  {measure.name:8}  {system.key}")
+        try:
+            measure.run(turn)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            self._results.errors[system.key, measure.name] = why
+            self._say(why)
+        for others in turn.others:
+            self.pieces += 1
+            if others >= DISTURBED:
+                self.disturbed += 1
+                self._say(f"others used {others:.0%} of the machine")
+
+    def _say(self, text: str) -> None:
+        print(f"{time.monotonic() - self._begin:6.0f} s  {text}", file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -97,19 +125,21 @@ def main(argv: Sequence[str]) -> int:
     options = parse(argv)
     options.dir.mkdir(parents=True, exist_ok=True)
     results = Results()
-    past = history.JOBS // 4 if options.quick else history.JOBS
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.dir)))
         facts = machine.facts(work)
         found = lineup.assemble(options.systems, work, results, stack)
         began = time.monotonic()
-        run(options, found, results, work, past)
+        this = Run(options, found, results, work)
+        this.go()
         minutes = (time.monotonic() - began) / 60
     facts += found.facts
+    facts.append(f"{this.pieces} measurements, in {this.disturbed} of which others used more than"
+                 f" {DISTURBED:.0%} of the machine, however often they were repeated")  # fmt: skip
     command = shlex.join(["python", "-m", "bench", *argv])
     facts.append(f"`{command}`, {options.rounds} rounds, {minutes:.0f} minutes,"
                  f" {datetime.now(UTC):%Y-%m-%d}")  # fmt: skip
-    text = table.document(found.systems, results, facts, past)
+    text = table.document(found.systems, results, facts, this.past)
     print(text)
     if options.json:
         options.json.write_text(json.dumps(

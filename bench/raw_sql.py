@@ -6,15 +6,16 @@ that a claim must search by.
 
 from __future__ import annotations
 
-import itertools
 import sqlite3
 import time
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from bench.specimen import Row, Specimen, changed
 
 BATCH = 500
+_LARGEST_COUNTER = 1_000
 
 
 def connect(path: Path, durable: bool) -> sqlite3.Connection:
@@ -28,53 +29,54 @@ def connect(path: Path, durable: bool) -> sqlite3.Connection:
 
 
 class Statements:
-    """SQL texts and their constant parameters."""
+    """SQL texts and their constant parameters.
+
+    What differs from job to job (text, times) is bound; counters, flags and NULL stand in the
+    statement, so that the limit is not slowed by binding what never changes.
+    """
 
     def __init__(self, specimen: Specimen) -> None:
-        self._pending = specimen.pending
-        self._attempt = specimen.attempt
-        self.insert_job = _insert("jobs", specimen.pending)
-        self.insert_attempt = _insert("attempts", specimen.attempt)
+        pending, claimed, succeeded = specimen.pending, specimen.claimed, specimen.succeeded
+        self.insert_job, self._job = _insert("jobs", "id", pending)
+        self.insert_attempt, self._attempt = _insert("attempts", "job_id", specimen.attempt)
 
-        claim_set = changed(specimen.pending, specimen.claimed)
+        claim_set, self._claim_values = _assign(claimed, changed(pending, claimed))
         # Every index column is named so that the ledger's own partial index serves the search.
         self.claim = (
-            f"UPDATE jobs SET {_assign(claim_set)} WHERE id IN (SELECT id FROM jobs"
-            " WHERE rank = ? AND queue = ? AND careful = ? AND run_at <= ?"
+            f"UPDATE jobs SET {claim_set} WHERE id IN (SELECT id FROM jobs"
+            f" WHERE rank = {int(pending['rank'])} AND queue = ?"
+            f" AND careful = {int(pending['careful'])} AND run_at <= ?"
             f" ORDER BY run_at LIMIT {BATCH}) RETURNING id, payload, policy"
         )
-        self._claim_values = [specimen.claimed[c] for c in claim_set]
-        self._search = [specimen.pending[c] for c in ("rank", "queue", "careful")]
+        self._claim_values.append(pending["queue"])
 
-        end_set = changed(specimen.claimed, specimen.succeeded)
-        self.end = f"UPDATE jobs SET {_assign(end_set)} WHERE id = ? AND fence = ?"
-        self._end_values = tuple(specimen.succeeded[c] for c in end_set)
-        self._fence = specimen.claimed["fence"]
+        end_set, self._end_values = _assign(succeeded, changed(claimed, succeeded))
+        self.end = f"UPDATE jobs SET {end_set} WHERE id = ? AND fence = {int(claimed['fence'])}"
 
-        retry_set = changed(specimen.failed, specimen.retried)
+        retry_set, self._retry_values = _assign(
+            specimen.retried, changed(specimen.failed, specimen.retried)
+        )
         self.retry = (
-            f"UPDATE jobs SET {_assign(retry_set)} WHERE id IN"
+            f"UPDATE jobs SET {retry_set} WHERE id IN"
             f" (SELECT id FROM jobs WHERE state = ? LIMIT {BATCH})"
         )
-        self._retry_values = [*(specimen.retried[c] for c in retry_set), specimen.failed["state"]]
+        self._retry_values.append(specimen.failed["state"])
 
-    def jobs(self, first: int, count: int) -> list[tuple[Any, ...]]:
+    def jobs(self, first: int, number: int) -> list[tuple[Any, ...]]:
         """Parameters of `insert_job` for jobs with ids from `first` on."""
-        rest = tuple(v for c, v in self._pending.items() if c != "id")
-        return [(number, *rest) for number in range(first, first + count)]
+        return [(job, *self._job) for job in range(first, first + number)]
 
     def claim_values(self) -> list[Any]:
         """Parameters of `claim`."""
-        return [*self._claim_values, *self._search, time.time_ns() // 1000]
+        return [*self._claim_values, time.time_ns() // 1000]
 
     def end_values(self, ids: list[int]) -> list[tuple[Any, ...]]:
         """Parameters of `end` for these jobs."""
-        return [(*self._end_values, job, self._fence) for job in ids]
+        return [(*self._end_values, job) for job in ids]
 
     def attempts(self, ids: list[int]) -> list[tuple[Any, ...]]:
         """Parameters of `insert_attempt` for these jobs."""
-        rest = tuple(v for c, v in self._attempt.items() if c != "job_id")
-        return [(job, *rest) for job in ids]
+        return [(job, *self._attempt) for job in ids]
 
     def retry_values(self) -> list[Any]:
         """Parameters of `retry`."""
@@ -88,17 +90,29 @@ class Statements:
             raise RuntimeError(f"the raw claim uses no index any more: {steps}")
 
 
-def ids() -> itertools.count[int]:
+def ids() -> count[int]:
     """Job ids as a client makes them: growing, in 63 bits."""
-    return itertools.count(time.time_ns())
+    return count(time.time_ns())
 
 
-def _insert(table: str, row: Row) -> str:
-    # The key comes first, so that a row's parameters are the key and a constant rest.
-    key = "id" if table == "jobs" else "job_id"
-    columns = [key, *(c for c in row if c != key)]
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+def _insert(table: str, key: str, row: Row) -> tuple[str, list[Any]]:
+    """An insert of rows like `row`, and its parameters after the key."""
+    columns = [c for c, value in row.items() if c != key and value is not None]
+    literals, bound = zip(*(_written(row[c]) for c in columns), strict=True)
+    names = ", ".join((key, *columns))
+    return f"INSERT INTO {table} ({names}) VALUES (?, {', '.join(literals)})", list(chain(*bound))
 
 
-def _assign(columns: list[str]) -> str:
-    return ", ".join(f"{column} = ?" for column in columns)
+def _assign(row: Row, columns: list[str]) -> tuple[str, list[Any]]:
+    """A SET clause that gives `columns` the row's values, and its parameters."""
+    literals, bound = zip(*(_written(row[c]) for c in columns), strict=True)
+    pairs = zip(columns, literals, strict=True)
+    return ", ".join(f"{column} = {literal}" for column, literal in pairs), list(chain(*bound))
+
+
+def _written(value: Any) -> tuple[str, list[Any]]:
+    """A value as it stands in a statement, and what must be bound for it."""
+    if value is None:
+        return "NULL", []
+    constant = isinstance(value, int) and abs(value) <= _LARGEST_COUNTER
+    return (str(value), []) if constant else ("?", [value])

@@ -9,6 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
+
 
 class RedisMissing(Exception):
     """There is no redis-server or valkey-server here, and none could be installed."""
@@ -69,6 +71,11 @@ class RedisServer:
     def flush(self) -> None:
         """Forget everything."""
         self._command("FLUSHALL")
+
+    def cpu_seconds(self) -> float:
+        """CPU time it has used so far."""
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
 
     def stop(self) -> None:
         """End it."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from bench.quiet import Watch
 from bench.results import Results
 from bench.systems.base import Counts, System
 
 
-@dataclass(frozen=True)
+@dataclass
 class Turn:
     """One system's turn at one measure in one round."""
 
@@ -19,10 +21,19 @@ class Turn:
     number: int
     work: Path
     results: Results
+    watch: Watch
+    others: list[float] = field(default_factory=list)
+    """For each piece taken: the share of the machine that others used meanwhile."""
 
-    def add(self, metric: str, value: float) -> None:
-        """Record a number of this turn."""
-        self.results.add(metric, self.system.key, self.number, value)
+    def take(self, piece: Callable[[], dict[str, float]]) -> None:
+        """Take a piece of the measurement, which gives metrics and their values; record them.
+
+        It is called again when others used the machine meanwhile.
+        """
+        figures, others = self.watch.take(piece)
+        self.others.append(others)
+        for metric, value in figures.items():
+            self.results.add(metric, self.system.key, self.number, value)
 
 
 class Measure(Protocol):
@@ -31,5 +42,5 @@ class Measure(Protocol):
     name: str
 
     def run(self, turn: Turn) -> None:
-        """Measure once."""
+        """Measure once, in pieces of a few seconds."""
         ...

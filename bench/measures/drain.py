@@ -8,11 +8,13 @@ at which bodies began between a fifth and nine tenths of the jobs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from bench.marks import Mark
 from bench.measures.base import Turn
 from bench.measures.enqueue import CHUNK
-from bench.session import Session, open_session
+from bench.session import open_session
+from bench.systems.base import System
 
 MARKS = 40
 """Marks that bodies leave over one drain."""
@@ -20,13 +22,22 @@ MARKS = 40
 _FROM, _TO = 0.2, 0.9
 
 
-def drain(session: Session, body: str, count: int, workers: int, processes: int) -> float:
-    """Fill the store with `count` jobs, start workers; jobs a second, whole."""
-    session.enqueue_bulk(body, count, CHUNK)
-    session.start_workers(workers, processes)
-    end = session.wait_ended()
-    begin = min(mark.ns for mark in session.marks())
-    return count / (end - begin) * 1e9
+def drain(
+    system: System, turn: Turn, metric: str, body: str, count: int, workers: int, processes: int
+) -> dict[str, float]:
+    """Fill a store with `count` jobs, then start workers; jobs a second, whole and steady."""
+    stride = max(1, count // MARKS)
+    with open_session(system, turn.work, stride) as session:
+        session.enqueue_bulk(body, count, CHUNK)
+        session.start_workers(workers, processes)
+        end = session.wait_ended()
+        marks = session.marks()
+    begin = min(mark.ns for mark in marks)
+    figures = {metric: count / (end - begin) * 1e9}
+    rate = steady(marks, stride, count)
+    if rate is not None:
+        figures[f"{metric}.steady"] = rate
+    return figures
 
 
 def steady(marks: Sequence[Mark], stride: int, count: int) -> float | None:
@@ -49,14 +60,9 @@ class Drain:
             variants["drain.2"] = (1, 2)
         if turn.system.family == "failbetter":
             variants["drain.two-workers"] = (2, 1)
-        count = turn.counts.drain
-        stride = max(1, count // MARKS)
         for metric, (workers, processes) in variants.items():
-            with open_session(turn.system, turn.work, stride) as session:
-                turn.add(metric, drain(session, "noop", count, workers, processes))
-                rate = steady(session.marks(), stride, count)
-                if rate is not None:
-                    turn.add(f"{metric}.steady", rate)
+            count = turn.counts.drain
+            turn.take(partial(drain, turn.system, turn, metric, "noop", count, workers, processes))
 
 
 class Scaling:
@@ -65,12 +71,6 @@ class Scaling:
     name = "scaling"
 
     def run(self, turn: Turn) -> None:
-        count = turn.counts.spin
-        stride = max(1, count // MARKS)
         for processes in (1, 2):
-            with open_session(turn.system, turn.work, stride) as session:
-                metric = f"scaling.{processes}"
-                turn.add(metric, drain(session, "spin", count, 1, processes))
-                rate = steady(session.marks(), stride, count)
-                if rate is not None:
-                    turn.add(f"{metric}.steady", rate)
+            metric, count = f"scaling.{processes}", turn.counts.spin
+            turn.take(partial(drain, turn.system, turn, metric, "spin", count, 1, processes))

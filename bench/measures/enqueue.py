@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from bench.measures.base import Turn
 from bench.session import open_session
+from bench.systems.base import System
 
 CHUNK = 10_000
 """Jobs in one bulk call."""
@@ -15,12 +18,20 @@ class Enqueue:
     name = "enqueue"
 
     def run(self, turn: Turn) -> None:
-        with open_session(turn.system, turn.work) as session:
-            session.warm_up()
-            count = turn.counts.one
-            turn.add("enqueue.one", count / session.enqueue_one("noop", count))
+        turn.take(partial(one_by_one, turn.system, turn, "enqueue.one"))
         if turn.counts.bulk:
-            with open_session(turn.system, turn.work) as session:
-                session.warm_up()
-                count = turn.counts.bulk
-                turn.add("enqueue.bulk", count / session.enqueue_bulk("noop", count, CHUNK))
+            turn.take(partial(in_bulk, turn.system, turn, "enqueue.bulk"))
+
+
+def one_by_one(system: System, turn: Turn, metric: str) -> dict[str, float]:
+    """Jobs a second, one call each."""
+    with open_session(system, turn.work) as session:
+        session.warm_up()
+        return {metric: turn.counts.one / session.enqueue_one("noop", turn.counts.one)}
+
+
+def in_bulk(system: System, turn: Turn, metric: str) -> dict[str, float]:
+    """Jobs a second, many in a call."""
+    with open_session(system, turn.work) as session:
+        session.warm_up()
+        return {metric: turn.counts.bulk / session.enqueue_bulk("noop", turn.counts.bulk, CHUNK)}

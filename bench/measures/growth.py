@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from bench import history
 from bench.measures.base import Turn
 from bench.measures.drain import drain
-from bench.measures.enqueue import CHUNK
+from bench.measures.enqueue import in_bulk, one_by_one
 from bench.session import open_session
 from bench.specimen import Specimen
 from bench.systems.failbetter import Failbetter
@@ -29,16 +30,16 @@ class Growth:
         if not self._seed.exists():
             self._make_seed(system, turn.work)
         ledgers = {"empty": system, "full": system.grown(self._seed)}
-        # Who goes first changes from round to round.
-        for label in sorted(ledgers, reverse=turn.number % 2 == 1):
-            with open_session(ledgers[label], turn.work) as session:
-                session.warm_up()
-                count = turn.counts.one
-                turn.add(f"growth.{label}.one", count / session.enqueue_one("noop", count))
-                count = turn.counts.bulk
-                turn.add(f"growth.{label}.bulk", count / session.enqueue_bulk("noop", count, CHUNK))
-            with open_session(ledgers[label], turn.work) as session:
-                turn.add(f"growth.{label}.drain", drain(session, "noop", turn.counts.drain, 1, 1))
+        count = turn.counts.drain
+        for piece in ("one", "bulk", "drain"):
+            # Who goes first changes from round to round.
+            for label in sorted(ledgers, reverse=turn.number % 2 == 1):
+                ledger, metric = ledgers[label], f"growth.{label}.{piece}"
+                if piece == "drain":
+                    turn.take(partial(drain, ledger, turn, metric, "noop", count, 1, 1))
+                else:
+                    call = one_by_one if piece == "one" else in_bulk
+                    turn.take(partial(call, ledger, turn, metric))
 
     def _make_seed(self, system: Failbetter, work: Path) -> None:
         """Let failbetter make a ledger, then fill it."""

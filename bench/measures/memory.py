@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from bench.measures.base import Turn
 from bench.processes import settle
-from bench.session import open_session
+from bench.session import WARM_UP, open_session
 
 SETTLE_SECONDS = 1.5
-WATCH_SECONDS = 2.0
+WATCH_SECONDS = 4.0
 
 
 class Memory:
@@ -17,16 +17,22 @@ class Memory:
     name = "memory"
 
     def run(self, turn: Turn) -> None:
+        turn.take(lambda: self._measure(turn))
+
+    @staticmethod
+    def _measure(turn: Turn) -> dict[str, float]:
         with open_session(turn.system, turn.work) as session:
             session.start_workers()
             session.warm_up("touch")
-            session.wait_marks(5)
+            session.wait_marks(WARM_UP)
             (worker,) = session.workers
             settle(worker, SETTLE_SECONDS)
             before = worker.weigh()
             settle(worker, WATCH_SECONDS)
             after = worker.weigh()
-        turn.add("memory.pss", after.pss)
-        turn.add("memory.uss", after.uss)
-        turn.add("memory.processes", after.processes)
-        turn.add("memory.cpu", (after.cpu - before.cpu) / WATCH_SECONDS * 100)
+        return {
+            "memory.pss": after.pss,
+            "memory.uss": after.uss,
+            "memory.processes": after.processes,
+            "memory.cpu": (after.cpu - before.cpu) / WATCH_SECONDS * 100,
+        }

@@ -16,6 +16,10 @@ class Retry:
     name = "retry"
 
     def run(self, turn: Turn) -> None:
+        turn.take(lambda: self._measure(turn))
+
+    @staticmethod
+    def _measure(turn: Turn) -> dict[str, float]:
         count = turn.counts.retry
         with open_session(turn.system, turn.work) as session:
             session.enqueue_bulk("fail", count, CHUNK)
@@ -25,4 +29,4 @@ class Retry:
             seconds, retried = session.retry_all()
         if retried != count:
             raise RuntimeError(f"{retried} of {count} failed jobs were retried")
-        turn.add("retry.seconds", seconds * REFERENCE / count)
+        return {"retry.seconds": seconds * REFERENCE / count}

@@ -11,7 +11,10 @@ from bench import bodies
 
 _path = os.environ["BENCH_LEDGER"]
 
-app = failbetter.App(f"sqlite:///{_path}", durability=os.environ["BENCH_DURABILITY"])
+app = failbetter.App(
+    f"sqlite:///{_path}",
+    durability="full" if os.environ["BENCH_DURABILITY"] == "full" else "relaxed",
+)
 # One attempt for the body that always fails, so that it is in the failed ledger at once.
 _tasks = {
     name: app.task(max_attempts=1 if name == "fail" else 5)(body)

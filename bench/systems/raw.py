@@ -14,7 +14,7 @@ class Raw(System):
 
     family = "raw"
     tasks = "bench.systems.raw_tasks"
-    counts = Counts(one=3_000, bulk=50_000, drain=40_000, spin=0, latency=0)
+    counts = Counts(one=3_000, bulk=50_000, drain=80_000, spin=0, latency=0)
     measures = frozenset({"enqueue", "drain"})
 
     def __init__(self, python: Path, specimen: Path, durable: bool) -> None:
@@ -24,7 +24,7 @@ class Raw(System):
         self.key = "raw" if durable else "raw-relaxed"
         self.title = f"raw limit: plain sqlite3, {self.durability}"
         if not durable:
-            self.counts = Counts(one=20_000, bulk=50_000, drain=40_000, spin=0, latency=0)
+            self.counts = Counts(one=20_000, bulk=50_000, drain=80_000, spin=0, latency=0)
 
     def prepare(self, folder: Path) -> None:
         Specimen.load(self._specimen).create(folder / "raw.db")
