@@ -20,6 +20,7 @@ from failbetter.faultpoints import passing
 from failbetter.ledger import claims, effects, registry
 from failbetter.ledger.endings import Error, Settlement, settle
 from failbetter.lifecycle.decide import Outcome, decide
+from failbetter.lifecycle.fingerprint import Failure, fingerprint
 from failbetter.lifecycle.states import Cause, State
 from failbetter.worker.wire import Ended, Reply, Request, Returned
 
@@ -236,18 +237,24 @@ class Desk:
         job = death.job
         now = time.time_ns() // 1000
         outcome = msgspec.structs.replace(death.outcome, uncertain=effects.in_doubt(tx, job.id))
+        transition = decide(job.facts(), outcome, now, random)
+        error = death.error
+        if error is None and transition.state is State.FAILED:
+            kind, message = _NO_OUTCOME[outcome.cause == Cause.BYSTANDER]
+            mark = fingerprint(Failure(task=job.task, error_type=kind))
+            error = Error(kind, message, None, mark)
         return Settlement(
             job.id,
             job.fence,
             job.starts + 1,
             job.priority,
-            decide(job.facts(), outcome, now, random),
+            transition,
             outcome.cause,
             death.begun_at,
             now,
             self.worker.name,
             death.code,
-            error=death.error,
+            error=error,
             evidence=msgspec.json.encode(death.evidence).decode() if death.evidence else None,
         )
 
@@ -314,6 +321,11 @@ class Desk:
 
 
 _RETURNED = Outcome(Cause.RETURNED)
+# What a job that may not run twice failed of, when its process was killed through no fault of its.
+_NO_OUTCOME = (
+    ("failbetter.Interrupted", "its worker stopped and could wait no longer for the body"),
+    ("failbetter.ProcessDied", "its process was killed because of another body in it"),
+)
 
 
 def _default_message(cause: Cause, job: Claimed) -> str:
