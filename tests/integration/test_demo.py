@@ -174,6 +174,27 @@ def test_the_store_goes_away_and_comes_back(start_store: StartStore, kind: str, 
     assert len(store.objects.listing()) == 2
 
 
+def test_an_outage_ends_when_the_store_is_repaired(start_store: StartStore) -> None:
+    store = start_store(StoreFaults(outage_after=1, outage_seconds=3600))
+    put(store.objects, "a", b"body")
+    wait_until(lambda: store.office.status()["out"])
+    with pytest.raises(StoreDown):
+        while True:  # what was connecting when the door shut may have slipped in
+            store.objects.get("a")
+
+    store.office.repair()
+
+    wait_until(lambda: not store.office.status()["out"])
+    assert store.objects.get("a") == b"body"
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 def test_a_held_upload_is_stored_but_not_answered(start_store: StartStore) -> None:
     store = start_store(StoreFaults())
     store.office.hold()

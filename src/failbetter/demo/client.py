@@ -121,6 +121,10 @@ class Office:
         """Send the answers that wait."""
         self._ask("POST", "/release")
 
+    def repair(self) -> None:
+        """End the outage."""
+        self._ask("POST", "/repair")
+
     def _ask(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> Any:

@@ -26,6 +26,8 @@ PROCESSES = 2
 TICK_SECONDS = 0.05
 GROUPS_EVERY = 0.5
 RESTART_SECONDS = 0.5
+OUTAGE_SECONDS = 5.0
+ENOUGH_VICTIMS = 10
 MOST_STARTS = 5
 LONGEST_SECONDS = 100.0
 STATES = ("pending", "running", "succeeded", "failed", "discarded")
@@ -60,6 +62,7 @@ class Course:
         self._groups_at = 0.0
         self._worker_ended_at: float | None = None
         self._poison_runs = 0
+        self._out_since = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -181,9 +184,22 @@ class Course:
         if now["refused"] and not before.get("refused"):
             self._tell("store", "refuses a file for good; more will follow")
         if now["out"] and not before.get("out"):
+            self._out_since = time.monotonic()
             self._tell("store", "gone: nobody listens on its port")
+        if now["out"] and self._is_time_to_repair():
+            self._store.office.repair()
         if before.get("out") and not now["out"]:
             self._tell("store", f"well again after {now['outages'][-1]['seconds']:.1f} s")
+
+    def _is_time_to_repair(self) -> bool:
+        """An outage lasts some seconds, and until it has claimed victims, however slow we are."""
+        if time.monotonic() - self._out_since < OUTAGE_SECONDS:
+            return False
+        return self._drained() or self._victims().count() >= ENOUGH_VICTIMS
+
+    def _victims(self) -> failbetter.Jobs:
+        """The jobs that failed for good because the store was out."""
+        return self._app.failed.where(task="backup", error="StoreDown")
 
     def _keep_worker(self) -> None:
         """Restart a worker that ended, a moment later, as systemd would."""
@@ -226,7 +242,7 @@ class Course:
 
     def _retry(self) -> None:
         """Once the store is well, retry what failed because it was not; nothing else."""
-        victims = self._app.failed.where(task="backup", error="StoreDown")
+        victims = self._victims()
         self.retried = [self._names[job.id] for job in victims]
         if self.retried:
             moved = victims.retry().moved

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 
 OUTAGE_KINDS = ("closed", "unavailable")
 
+LONGEST_OUTAGE = 25.0
+
 REFUSALS = (
     (403, "the owner's policy forbids this file"),
     (422, "the content scanner rejects this file"),
@@ -22,8 +24,9 @@ class StoreFaults:
 
     `limited_share`: share (0 to 1) of the objects whose first upload is answered 429, with
     `retry_after` whole seconds. `refused`: object name -> (status, words), for good.
-    The outage begins when `outage_after` objects have been stored and lasts `outage_seconds`;
-    `outage_kind` is "closed" (nobody listens on the port) or "unavailable" (503).
+    The outage begins when `outage_after` objects have been stored and lasts `outage_seconds`,
+    or until someone repairs the store; `outage_kind` is "closed" (nobody listens on the port)
+    or "unavailable" (503).
     `upload_seconds`: how long the store takes for each upload.
     """
 
@@ -100,6 +103,7 @@ def plan(names: Sequence[str], seed: int) -> Plan:
             limited_share=0.08,
             refused=refused,
             outage_after=max(1, stored * 4 // 5),
+            outage_seconds=LONGEST_OUTAGE,
             upload_seconds=0.05,
         ),
         poison=poison,

@@ -15,6 +15,7 @@ everything that happened; it is always well, so that the proof can be had in any
 | `POST /receipts` | JSON `{"name", "sha256"}` and `Idempotency-Key`; each one is kept |
 | `GET /receipts`, `/deliveries`, `/status` | the books |
 | `POST /hold`, `/release` | uploads wait for their answer, after they were stored |
+| `POST /repair` | ends an outage |
 
 Started as `python -m failbetter.demo.store --root DIR --faults JSON`, it prints one JSON line with
 its two ports, and ends when its standard input does, so that it never outlives who started it.
@@ -79,6 +80,7 @@ class Store:
         self.shelf = Shelf(root)
         self.faults = faults
         self.outage_due = threading.Event()
+        self.repaired = threading.Event()
         self.outages: list[dict[str, float]] = []
         self._out = False
         self._counts = {"limited": 0, "refused": 0, "unavailable": 0}
@@ -174,6 +176,9 @@ class Store:
                 with self._state:
                     self._holding = verb == "hold"
                     self._state.notify_all()
+                return Reply(200, self.status())
+            case "POST", "repair":
+                self.repaired.set()
                 return Reply(200, self.status())
             case _:
                 return _problem(404, "no_such_place", request.place)
@@ -308,7 +313,7 @@ class Doors:
         if self.store.faults.outage_kind == "closed":
             self._objects.shutdown()
             self._objects.server_close()
-        self._closing.wait(self.store.faults.outage_seconds)
+        self.store.repaired.wait(self.store.faults.outage_seconds)
         if self.store.faults.outage_kind == "closed" and not self._closing.is_set():
             self._objects = self._open_objects()
         self.store.end_outage(time.monotonic() - began)
@@ -317,6 +322,7 @@ class Doors:
         """Close both ports for good."""
         self._closing.set()
         self.store.outage_due.set()
+        self.store.repaired.set()
         for server in (self._objects, self._office):
             server.shutdown()
             server.server_close()
