@@ -137,7 +137,7 @@ VALUES: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("hint", "value"), VALUES, ids=str)
+@pytest.mark.parametrize(("hint", "value"), VALUES, ids=lambda it: type(it).__name__)
 def test_round_trip_by_annotation(hint: Any, value: Any) -> None:
     def work(value):  # type: ignore[no-untyped-def]
         return value
@@ -299,7 +299,7 @@ def test_a_bad_one_among_many() -> None:
         [{"b": {"c": {1}}}],
         "\ud800",
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("where", ["bare", "any", "inside", "rest"])
 def test_without_an_annotation_only_what_json_has(value: Any, where: str) -> None:

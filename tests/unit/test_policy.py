@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,6 +57,7 @@ def test_what_a_later_version_adds_does_not_stop_an_older_worker() -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "[]", '{"on_lost":"perhaps"}', '{"backoff":["x",[1]]}'])
-def test_nonsense_is_refused(bad: str) -> None:
-    with pytest.raises(msgspec.DecodeError):
-        from_json(bad)
+def test_a_spoilt_policy_stops_no_worker(bad: str) -> None:
+    """The job may run once: neither again and again nor never."""
+    found = from_json(bad)
+    assert (found.max_attempts, found.max_crashes, found.on_lost) == (1, 1, "fail")
