@@ -398,6 +398,9 @@ DOUBT: list[Case] = [
         to(FAILED, Reason.UNCERTAIN, **charged),
     )
     for cause, charged in {
+        Cause.RETURNED: {},
+        Cause.RELEASED: {},
+        Cause.FAILED_BY_TASK: {},
         Cause.RAISED: {"attempts": 1},
         Cause.TIMED_OUT: {"attempts": 1},
         Cause.STALLED: {"attempts": 1},
@@ -614,8 +617,7 @@ def test_on_lost_fail_never_runs_a_body_twice_whose_outcome_is_unknown(
 
 @given(some_facts(), some_outcome())
 def test_doubt_is_never_guessed(facts: Facts, outcome: Outcome) -> None:
-    settled_otherwise = outcome.cause in (Cause.RETURNED, Cause.RELEASED)
-    if outcome.uncertain and not settled_otherwise:
+    if outcome.uncertain:
         found = decide(facts, outcome, NOW, Fixed())
         assert (found.state, found.reason) == (FAILED, Reason.UNCERTAIN)
 
