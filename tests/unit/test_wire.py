@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from failbetter.worker.wire import (
+    MAX_ARGS,
     Ended,
     FromChild,
     Handout,
@@ -21,8 +22,9 @@ from failbetter.worker.wire import (
     Returned,
     ToChild,
     Unready,
-    decode_handout,
     encode,
+    pack_handout,
+    unpack_handout,
 )
 
 texts = st.text(max_size=30)
@@ -124,10 +126,17 @@ def test_what_is_no_message_is_refused() -> None:
         task=texts,
         queue=texts,
         expires_at=st.none() | ints,
-        args=raw,
-    )
+    ),
+    st.binary(),
 )
-def test_a_handout_survives(handout: Handout) -> None:
-    there = decode_handout(encode(handout))
-    assert bytes(there.args) == bytes(handout.args)
-    assert encode(there) == encode(handout)
+def test_a_handout_survives(handout: Handout, args: bytes) -> None:
+    there, taken = unpack_handout(pack_handout(handout, args))
+    assert there == handout
+    assert taken == (args or None)
+
+
+def test_arguments_too_large_for_a_handout_are_asked_for() -> None:
+    handout = Handout(1, 1, 1, 1, "task", "queue", None)
+    there, taken = unpack_handout(pack_handout(handout, b"x" * (MAX_ARGS + 1)))
+    assert there == handout
+    assert taken is None

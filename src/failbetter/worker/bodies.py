@@ -18,9 +18,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from failbetter.errors import Cancelled, Interrupted, TimedOut
-from failbetter.worker.wire import MAX_HANDOUT, decode_handout
+from failbetter.worker.wire import MAX_HANDOUT, unpack_handout
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from failbetter.worker.execute import Attempt, Executor
     from failbetter.worker.wire import Handout, Interrupt
 
@@ -36,13 +38,13 @@ INTERRUPT_SIGNAL = getattr(signal, "SIGRTMIN", signal.SIGUSR1 - 4) + 4
 STACKS_SIGNAL = getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 5) + 5
 
 
-def handouts(source: socket.socket) -> Any:
-    """The hand-outs as they come, until the supervisor closes its end."""
+def handouts(source: socket.socket) -> Iterator[tuple[Handout, bytes | None]]:
+    """The hand-outs and their arguments as they come, until the supervisor closes its end."""
     while True:
-        data = source.recv(MAX_HANDOUT * 2)
+        data = source.recv(MAX_HANDOUT)
         if not data:
             return
-        yield decode_handout(data)
+        yield unpack_handout(data)
 
 
 class OneByOne:
@@ -61,8 +63,8 @@ class OneByOne:
 
     def run(self, source: socket.socket) -> None:
         """Run hand-outs until there will be no more."""
-        for handout in handouts(source):
-            self._run_one(handout)
+        for handout, args in handouts(source):
+            self._run_one(handout, args)
 
     def interrupt(self, message: Interrupt) -> None:
         """Stop the running body, if it is the one meant. Called from the line's thread."""
@@ -86,8 +88,8 @@ class OneByOne:
         else:
             raise EXCEPTIONS[message.why]
 
-    def _run_one(self, handout: Handout) -> None:
-        attempt = self._executor.prepare(handout)
+    def _run_one(self, handout: Handout, args: bytes | None) -> None:
+        attempt = self._executor.prepare(handout, args)
         if attempt is None:
             return
         self._attempt = attempt
@@ -142,15 +144,15 @@ class Concurrent:
         stream = handouts(source)
         while True:
             self._free.acquire()
-            handout = next(stream, None)
-            if handout is None:
+            found = next(stream, None)
+            if found is None:
                 break
-            self._start(handout)
+            self._start(*found)
         for _ in range(self._slots - 1):
             self._free.acquire()
 
-    def _start(self, handout: Handout) -> None:
-        attempt = self._executor.prepare(handout)
+    def _start(self, handout: Handout, args: bytes | None) -> None:
+        attempt = self._executor.prepare(handout, args)
         if attempt is None:
             self._free.release()
         elif attempt.task.is_async:

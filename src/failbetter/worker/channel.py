@@ -66,7 +66,7 @@ class Channel:
     def payload(self, handout: Handout) -> str:
         """Arguments that were too large for the hand-out."""
         reply = self.ask("payload", handout.id, handout.fence, "", None)
-        return reply.value or "{}"
+        return reply.value or ""
 
     def _listen(self) -> None:
         lines = Lines(ToChild)

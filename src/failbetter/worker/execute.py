@@ -53,8 +53,11 @@ class Executor:
         self._ring_lock = threading.Lock()
         self._pid = os.getpid()
 
-    def prepare(self, handout: Handout) -> Attempt | None:
-        """Everything before the body; None when it came to an end already."""
+    def prepare(self, handout: Handout, args: bytes | None) -> Attempt | None:
+        """Everything before the body; None when it came to an end already.
+
+        `args` None: they are too large for a hand-out and are asked for.
+        """
         passing("before_body")
         attempt = Attempt(handout)
         now = time.time_ns() // 1000
@@ -73,11 +76,7 @@ class Executor:
         attempt.begun_at = now
         passing("in_body")
         try:
-            raw = (
-                self._channel.payload(handout)
-                if bytes(handout.args) == bytes(NULL)
-                else handout.args
-            )
+            raw = self._channel.payload(handout) if args is None else args
             attempt.args, attempt.kwargs = task.arguments.decode(raw)
         except Exception as error:
             text = f"the stored arguments do not fit the task: {error}"

@@ -18,14 +18,14 @@ from failbetter.fleet import WorkerLock, kill_session
 from failbetter.worker.bodies import STACKS_SIGNAL
 from failbetter.worker.wire import (
     MAX_HANDOUT,
-    NULL,
     FromChild,
     Handout,
     Interrupt,
     Lines,
     Reply,
-    decode_handout,
     encode,
+    pack_handout,
+    unpack_handout,
 )
 
 if TYPE_CHECKING:
@@ -136,7 +136,6 @@ class Child:
 
     def hand_out(self, job: Claimed) -> bool:
         """Hand a job to the child; False when it takes no more just now."""
-        args = job.payload.encode()
         message = Handout(
             job.id,
             job.fence,
@@ -145,10 +144,9 @@ class Child:
             job.task,
             job.queue,
             job.expires_at,
-            msgspec.Raw(args) if len(args) < MAX_HANDOUT - 2_000 else NULL,
         )
         try:
-            self._out.send(encode(message))
+            self._out.send(pack_handout(message, job.payload.encode()))
         except BlockingIOError:
             return False
         except OSError:
@@ -162,12 +160,12 @@ class Child:
         taken = []
         while True:
             try:
-                data = self._source.recv(MAX_HANDOUT * 2, socket.MSG_DONTWAIT)
+                data = self._source.recv(MAX_HANDOUT, socket.MSG_DONTWAIT)
             except OSError:
                 break
             if not data:
                 break
-            job = self.handed.pop(decode_handout(data).id, None)
+            job = self.handed.pop(unpack_handout(data)[0].id, None)
             if job is not None:
                 taken.append(job)
         return taken

@@ -11,12 +11,15 @@ from typing import Any
 
 import msgspec
 
-MAX_HANDOUT = 64 * 1024
-"""Bytes; arguments that do not fit are asked for over the stream."""
+MAX_HANDOUT = 128 * 1024
+"""Bytes of a message."""
+
+MAX_ARGS = 60 * 1024
+"""Bytes of arguments in a hand-out; larger ones are asked for over the stream."""
 
 
 class Handout(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A job on its way to a child. `args` null: too large, ask for them."""
+    """A job on its way to a child."""
 
     id: int
     fence: int
@@ -26,7 +29,6 @@ class Handout(msgspec.Struct, array_like=True, frozen=True, gc=False):
     task: str
     queue: str
     expires_at: int | None
-    args: msgspec.Raw
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
@@ -108,7 +110,22 @@ ToChild = Reply | Interrupt
 NULL = msgspec.Raw(b"null")
 
 encode = msgspec.json.Encoder().encode
-decode_handout = msgspec.json.Decoder(Handout).decode
+_decode_handout = msgspec.json.Decoder(Handout).decode
+
+
+def pack_handout(handout: Handout, args: bytes) -> bytes:
+    """A hand-out as one message. The arguments stand apart from it, as they are on the row.
+
+    So that whatever a spoilt row holds, the message itself can be read. Too large ones are left
+    out, to be asked for.
+    """
+    return encode(handout) + b"\n" + (args if len(args) <= MAX_ARGS else b"")
+
+
+def unpack_handout(data: bytes) -> tuple[Handout, bytes | None]:
+    """The hand-out and its arguments; None: ask for them."""
+    head, _, args = data.partition(b"\n")
+    return _decode_handout(head), args or None
 
 
 class Lines:
