@@ -1,0 +1,112 @@
+"""The pages are true: what they show is run, and prints what they say."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.docs.pages import ROOT, RUN, agrees, blocks, commands, prose
+
+HERE = Path(__file__).parent
+
+
+def run(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a page in the folder, with the programs of the environment that the tests run in."""
+    search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning", str(HERE / "runner.py"), str(page)],
+        cwd=folder,
+        env=os.environ | {"PATH": search, "COLUMNS": "100", "TZ": "UTC"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+    )
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
+    done = run(ROOT / page, tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_every_block_is_run_or_only_shows_something(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    assert {block.language for block in blocks(text)} <= {"python", "console", "toml", "ini"}
+
+
+# -- a page can be untrue ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("page", "says"),
+    [
+        ("```python\nprint(1 + 1)  # -> 3\n```", "and prints\n2"),
+        ("```python\nprint(1)\n```", "and prints\n1"),
+        ("```python\nraise ValueError('no')\n```", "ValueError: no"),
+        ("```python\nx = 1\n```\n```python\nprint(x)  # -> 2\n```", "page.md:5"),
+        ("```console\n$ echo two words\ntwo worlds\n```", "two words"),
+        ("```console\n$ true\nsomething\n```", "exit code 0"),
+        ("```console\n$ echo something\n```", "something"),
+        ("```python\n# one.py\nx = 1\n```\n```python\nimport one\nprint(one.x)  # -> 2\n```", "1"),
+    ],
+)
+def test_what_is_not_true_is_told(page: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(page, "utf-8")
+    done = run(path, tmp_path)
+    assert done.returncode == 1
+    assert says in done.stdout
+
+
+def test_what_is_true_passes(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(
+        "```python\n# one.py\nx = 1\n```\n\n```python\nimport one\nprint(one.x)  # -> 1\n```\n"
+        "*Not run by our tests: it fails.*\n\n```console\n$ false && echo no\nyes\n```\n"
+        "```console\n$ echo one; echo two; echo three\none\n…\nthr…\n$ true\n```\n",
+        "utf-8",
+    )
+    assert run(path, tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "same"),
+    [
+        ("job 0sa5yjwn5j896", "job 0sb000000000z\n", True),
+        ("job 0sa5yjwn5j896", "job\n", False),
+        ("12:00:00.001 info    x", "03:51:23.461 info x\n", True),
+        ("12:00:00.001 info    x", "03:51:23.461 warning x\n", False),
+        ("worker host:1: up", "worker vm-3:70001: up\n", True),
+        ("1 s ago", "14 s ago\n", True),
+        ("runs again in 0.5 s", "runs again in 0.2 s\n", False),
+        ("…", "", True),
+        ("…", "a\nb\n", True),
+        ("a … c", "a b c\n", True),
+        ("a … c", "a b\nc\n", False),
+        ("a", "a\n\n", True),
+        ("", "a\n", False),
+    ],
+)
+def test_ids_times_and_columns_make_no_difference(shown: str, printed: str, same: bool) -> None:
+    assert agrees(tuple(shown.splitlines()), printed) is same
+
+
+def test_a_page_is_read_as_a_reader_does() -> None:
+    page = (
+        "Text\n\n```python\n# a.py\nx = 1\n```\n\n"
+        "*Not run by our tests: why.*\n\n```console\n$ a\nb\n$ c\n```\n"
+    )
+    first, second = blocks(page)
+    assert (first.file, first.line, first.skipped) == ("a.py", 4, None)
+    assert (second.file, second.line, second.skipped) == (None, 11, "why.")
+    assert [(each.text, each.output, each.line) for each in commands(second)] == [
+        ("a", ("b",), 11),
+        ("c", (), 13),
+    ]
+    assert prose(page) == "Text\n\n\n*Not run by our tests: why.*\n"
