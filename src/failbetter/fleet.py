@@ -161,6 +161,17 @@ class Fleet:
         }
         return [worker for worker in sorted(found - registered) if self.is_dead(worker)]
 
+    def forget_dead(self, worker: int) -> None:
+        """Kill and remove what a dead worker left; not one that is only about to take its lock."""
+        with contextlib.suppress(OSError):
+            handle = os.open(self.lock_path(worker), os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.kill_remains(worker)
+                self.forget(worker)
+            finally:
+                os.close(handle)
+
     def forget(self, worker: int) -> None:
         """Remove what a dead or ended worker left in the folder."""
         for path in (
@@ -175,8 +186,14 @@ class WorkerLock:
     """A held lock file. Closing it, or dying, says that the worker is gone."""
 
     def __init__(self, path: Path) -> None:
-        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        fcntl.flock(self._handle, fcntl.LOCK_EX)
+        while True:
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            fcntl.flock(self._handle, fcntl.LOCK_EX)
+            # A sweeper may have removed the file before it was locked: then it locks nothing.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(self._handle)):
+                    break
+            os.close(self._handle)
 
     def note_child(self, session: int, started: float) -> None:
         """Write down a child's session, so that a sweeper can kill what remains of it."""

@@ -31,6 +31,8 @@ _logger = logging.getLogger("failbetter.recovery")
 
 # Rows a transaction: few enough that nobody waits long for the write lock.
 _BATCH = 1_000
+# Seconds. A sweep is done by a supervisor, which must not stop watching its children for it.
+_TURN = 0.5
 
 
 class Report(msgspec.Struct):
@@ -56,6 +58,7 @@ class Sweeper:
         self._own = own
         self._watched: dict[int, _Watched] = {}
         self._last: float | None = None
+        self._renewed = _Watched(-1, 0.0)
 
     def tick(self, now: float) -> Report:
         """Sweep once; `now` in monotonic seconds. Raises LedgerError; what was done stays done."""
@@ -95,15 +98,20 @@ class Sweeper:
             self._expire(report)
         for number in fleet.strays(known):
             # Declared lost while it was frozen, and dead since: nobody else knows of its files.
-            fleet.kill_remains(number)
-            fleet.forget(number)
+            fleet.forget_dead(number)
 
     def _notice_own_absence(self, now: float, workers: list[registry.Worker]) -> None:
-        """A sweeper that was frozen itself has not watched anyone meanwhile."""
+        """A sweeper that was frozen has not watched anyone meanwhile, and one whose own renewals
+        do not get through knows nothing from the silence of others."""
         shortest = min((worker.lease for worker in workers), default=0) / 1e6
         if self._last is not None and now - self._last > max(shortest / 2, 1.5):
             self._watched.clear()
         self._last = now
+        for own in workers:
+            if own.id == self._own and own.beats != self._renewed.beats:
+                self._renewed = _Watched(own.beats, now)
+            elif own.id == self._own and now - self._renewed.since > own.lease / 2e6:
+                self._watched.clear()
         alive = {worker.id for worker in workers}
         for number in list(self._watched):
             if number not in alive:
@@ -119,13 +127,13 @@ class Sweeper:
     def _recover(self, number: int, name: str, why: str, report: Report) -> None:
         report.workers_gone += 1
         begun = board.begun(self._database.fleet.board_path(number))
-        with self._database.write() as tx:
+        with self._database.write(timeout=_TURN) as tx:
             # First of all it may claim no more. Should we die here, its jobs are orphans.
             registry.remove(tx, number)
         after = 0
         moved = 0
         while True:
-            with self._database.write() as tx:
+            with self._database.write(timeout=_TURN) as tx:
                 batch = registry.held(tx, number, after, _BATCH)
                 endings = [self._ending(tx, one, name, why, begun) for one in batch]
                 settle(tx, endings)
@@ -177,7 +185,7 @@ class Sweeper:
     def _expire(self, report: Report) -> None:
         while True:
             now = _wall()
-            with self._database.write() as tx:
+            with self._database.write(timeout=_TURN) as tx:
                 batch = registry.expired(tx, now, _BATCH)
                 endings = [_expiry(job, now) for job in batch]
                 settle(tx, endings)
