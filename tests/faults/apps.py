@@ -1,0 +1,543 @@
+"""The tasks that these tests run in real workers, and the record that each body keeps of itself.
+
+A body writes one line when it begins and one when it ends, with a single append to a file that no
+failbetter code touches: what really happened, against which the ledger is checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import failbetter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LOG = "FAILBETTER_TEST_BODIES"
+"""Names the variable that says where bodies keep their record."""
+
+_tasks: list[tuple[Callable[..., Any], dict[str, Any]]] = []
+
+
+def task(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Note a function as a task of the app that `make_app` builds."""
+
+    def note(function: Callable[..., Any]) -> Callable[..., Any]:
+        _tasks.append((function, options))
+        return function
+
+    return note
+
+
+def make_app(url: str | None = None) -> failbetter.App:
+    """An app of all tasks here on the ledger of that URL (else `$FAILBETTER_URL`)."""
+    app = failbetter.App(url)
+    gone = os.environ.get("FAILBETTER_TEST_GONE", "").split()
+    for function, options in _tasks:
+        if function.__name__ not in gone:
+            app.task(**options)(function)
+    return app
+
+
+def record(what: str) -> None:
+    """Append `what` to the record, with the job, the attempt, the process and the time."""
+    job = failbetter.current_job()
+    line = f"{time.monotonic_ns()} {job.id} {job.attempt} {os.getpid()} {what}\n"
+    handle = os.open(os.environ[LOG], os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(handle, line.encode())
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Record that the body begins, and how it ends."""
+    record("start")
+    try:
+        yield
+    except BaseException as error:
+        record(f"raise {type(error).__name__}")
+        raise
+    record("end")
+
+
+# -- the well-behaved
+
+
+@task(max_crashes=1_000, max_losses=1_000)
+def work(n: int, seconds: float = 0.0) -> int:
+    with told():
+        time.sleep(seconds)
+        return n + 1
+
+
+@task(max_crashes=1_000, max_losses=1_000)
+def compute(n: int, seconds: float) -> int:
+    with told():
+        limit = time.monotonic() + seconds
+        while time.monotonic() < limit:
+            n += 1
+        return n
+
+
+@task(max_crashes=1_000, max_losses=1_000)
+async def awork(n: int, seconds: float = 0.0) -> int:
+    with told():
+        await asyncio.sleep(seconds)
+        return n + 1
+
+
+@task()
+def plain(n: int, seconds: float = 0.0) -> int:
+    """As `work`, with the budgets that a task has by default."""
+    with told():
+        time.sleep(seconds)
+        return n + 1
+
+
+@task(max_crashes=1_000, max_losses=1_000)
+def pay(n: int, seconds: float = 0.0) -> int:
+    """Two effects, with time before, between and after them in which to be killed."""
+    with told():
+        job = failbetter.current_job()
+        time.sleep(seconds)
+        first = job.once("charge", lambda: _effect("charge", n))
+        time.sleep(seconds)
+        second = job.once("receipt", lambda: _effect("receipt", n + 1))
+        assert (first, second) == (n, n + 1)
+        return n
+
+
+@task(max_crashes=1_000, max_losses=1_000)
+def pay_slowly(n: int, seconds: float) -> int:
+    """An effect that takes its time: a death during it leaves it in doubt."""
+    with told():
+
+        def charge() -> int:
+            time.sleep(seconds)
+            return _effect("charge", n)
+
+        return failbetter.current_job().once("charge", charge)
+
+
+@task()
+def pay_late(n: int, seconds: float) -> int:
+    """An effect after a while: what a thawed zombie tries."""
+    with told():
+        time.sleep(seconds)
+        return failbetter.current_job().once("charge", lambda: _effect("charge", n))
+
+
+def _effect(name: str, value: int) -> int:
+    record(f"effect {name}")
+    return value
+
+
+@task(max_attempts=4, backoff=0.05, max_crashes=1_000, max_losses=1_000)
+def flaky(n: int, failures: int) -> int:
+    with told():
+        if failbetter.current_job().attempt <= failures:
+            raise ConnectionError(f"no luck with {n}")
+        return n
+
+
+@task(max_attempts=3, backoff=0.05, max_crashes=1_000, max_losses=1_000)
+def hopeless(n: int) -> None:
+    with told():
+        raise ValueError(f"{n} cannot be done")
+
+
+@task(expires_after=0.5)
+def perishable(n: int) -> int:
+    with told():
+        return n
+
+
+@task(expires_after=0.5, backoff=0.2, max_attempts=100)
+def perishable_and_hopeless(n: int) -> None:
+    with told():
+        raise ValueError(f"{n} cannot be done")
+
+
+@task(release_within=1.0, max_attempts=1)
+def busy_signal(n: int) -> None:
+    with told():
+        raise failbetter.Release(after=0.1)
+
+
+@task(max_attempts=1)
+def released_at_first(n: int, times: int) -> int:
+    with told():
+        if failbetter.current_job().attempt <= times:
+            raise failbetter.Release(after=0.05)
+        return n
+
+
+@task(exclusive=lambda key, seconds: key, max_crashes=1_000, max_losses=1_000)
+def alone(key: str, seconds: float) -> None:
+    with told():
+        time.sleep(seconds)
+
+
+@task(unique=lambda key: key)
+def only(key: str) -> str:
+    with told():
+        return key
+
+
+@task(on_lost="fail")
+def not_twice(n: int, seconds: float) -> int:
+    with told():
+        time.sleep(seconds)
+        return n
+
+
+@task()
+def hold(gate: str) -> None:
+    """Runs until somebody makes the file `gate`."""
+    with told():
+        while not os.path.exists(gate):
+            time.sleep(0.005)
+
+
+# -- those that die
+
+
+@task()
+def poison(seconds: float = 0.0) -> None:
+    with told():
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+
+
+@task()
+def die_at_first(number: int, times: int) -> str:
+    """Its process dies by that signal in the first `times` attempts."""
+    with told():
+        if failbetter.current_job().attempt <= times:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        return "lived"
+
+
+@task(max_crashes=2)
+def segfault() -> None:
+    with told():
+        ctypes.string_at(0)
+
+
+@task(max_crashes=2)
+def leave(code: int) -> None:
+    with told():
+        os._exit(code)
+
+
+@task(max_attempts=2, backoff=0.05)
+def system_exit(code: int) -> None:
+    with told():
+        sys.exit(code)
+
+
+@task(max_attempts=2, backoff=0.05)
+def keyboard_interrupt() -> None:
+    with told():
+        raise KeyboardInterrupt
+
+
+@task(max_attempts=2, backoff=0.05)
+async def async_system_exit(code: int) -> None:
+    with told():
+        sys.exit(code)
+
+
+@task(max_attempts=2, backoff=0.05)
+async def async_cancelled() -> None:
+    with told():
+        raise asyncio.CancelledError
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+class Unpicklable(Exception):
+    def __reduce__(self) -> Any:
+        raise RuntimeError("no pickle")
+
+
+class Vicious(Exception):
+    """Whatever one asks of it ends the process, or tries to."""
+
+    def __str__(self) -> str:
+        sys.exit("str")
+
+    __repr__ = __str__
+
+
+@task(max_attempts=2, backoff=0.05)
+def unspeakable() -> None:
+    with told():
+        raise Unspeakable
+
+
+@task(max_attempts=2, backoff=0.05)
+def vicious() -> None:
+    with told():
+        raise Vicious
+
+
+@task(max_attempts=2, backoff=0.05)
+def unpicklable() -> None:
+    with told():
+        raise Unpicklable("a fine message")
+
+
+@task(max_attempts=2, backoff=0.05)
+def endless_recursion(depth: int = 0) -> None:
+    if not depth:
+        record("start")
+    endless_recursion(depth + 1)
+
+
+@task(max_attempts=1)
+def huge_message() -> None:
+    with told():
+        raise ValueError("é\0\ud800" * 1_000_000)
+
+
+@task()
+def unstorable() -> object:
+    with told():
+        return object()
+
+
+@task()
+def endless_result() -> object:
+    with told():
+        ring: list[Any] = []
+        ring.append(ring)
+        return ring
+
+
+@task()
+def too_large() -> str:
+    with told():
+        return "x" * 3_000_000
+
+
+@task(max_attempts=2, backoff=0.05)
+def out_of_memory() -> None:
+    """Exhausts its address space; the limit goes with the body."""
+    with told():
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        used = _address_space()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), before[1]))
+        try:
+            bytearray(1 << 30)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+_hoard: list[bytearray] = []
+
+
+@task(max_attempts=2, max_crashes=2, backoff=0.05)
+def out_of_memory_for_good() -> None:
+    """Exhausts its address space and keeps all of it: its child has next to nothing left."""
+    with told():
+        used = _address_space()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
+        size = 1 << 20
+        while size >= 64:
+            try:
+                while True:
+                    _hoard.append(bytearray(size))
+            except MemoryError:
+                size //= 2
+        raise MemoryError
+
+
+def _address_space() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+@task(max_crashes=2)
+def close_everything() -> None:
+    record("start")
+    os.closerange(3, 4096)
+    time.sleep(0.05)
+
+
+@task()
+def fork_without_exit() -> int:
+    """The copy goes on as if it were the body."""
+    with told():
+        return os.fork()
+
+
+@task(max_attempts=1)
+def fork_and_raise() -> int:
+    with told():
+        if os.fork() == 0:
+            raise RuntimeError("in the copy")
+        return 1
+
+
+@task()
+def fork_and_exit() -> int:
+    with told():
+        copy = os.fork()
+        if copy == 0:
+            os._exit(3)
+        return os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1])
+
+
+@task()
+def fork_and_leave_behind() -> int:
+    """The copy outlives its body."""
+    with told():
+        copy = os.fork()
+        if copy == 0:
+            time.sleep(120)
+            os._exit(0)
+        return copy
+
+
+@task()
+def fork_then_die(seconds: float) -> int:
+    """Its first attempt dies with a copy that still runs, and holds the lines to the supervisor."""
+    with told():
+        if failbetter.current_job().attempt == 1:
+            if os.fork() == 0:
+                time.sleep(seconds)
+                record("copy still alive")
+                os._exit(0)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 1
+
+
+# -- those that hang; each is stopped 1 s after it began
+
+
+@task(timeout=1, max_attempts=1)
+def hang_asleep() -> None:
+    with told():
+        while True:
+            time.sleep(0.2)
+
+
+@task(timeout=1, max_attempts=1)
+def hang_in_c() -> None:
+    """One call, in C, that never lets the interpreter's lock go."""
+    with told():
+        re.match(r"(a+)+$", "a" * 60 + "b")
+
+
+@task(timeout=1, max_attempts=1)
+def hang_swallowing() -> None:
+    with told():
+        while True:
+            try:
+                time.sleep(0.05)
+            except BaseException:
+                pass
+
+
+@task(timeout=1, max_attempts=1)
+def hang_swallowing_exceptions() -> None:
+    """What most code does: it swallows all that derives from Exception."""
+    with told():
+        while True:
+            try:
+                time.sleep(0.05)
+            except Exception:
+                pass
+
+
+@task(timeout=1, max_attempts=1)
+def hang_busy() -> None:
+    with told():
+        while True:
+            pass
+
+
+@task(timeout=1, max_attempts=1)
+async def ahang_asleep() -> None:
+    with told():
+        while True:
+            await asyncio.sleep(0.2)
+
+
+@task(timeout=1, max_attempts=1)
+async def ahang_swallowing() -> None:
+    with told():
+        while True:
+            with contextlib.suppress(BaseException):
+                await asyncio.sleep(0.05)
+
+
+@task(timeout=1, max_attempts=1)
+async def ahang_busy() -> None:
+    """Blocks the loop itself."""
+    with told():
+        while True:
+            pass
+
+
+@task(timeout=1, max_attempts=1)
+async def ahang_in_c() -> None:
+    with told():
+        re.match(r"(a+)+$", "a" * 60 + "b")
+
+
+HANGS = [
+    "hang_asleep",
+    "hang_in_c",
+    "hang_swallowing",
+    "hang_swallowing_exceptions",
+    "hang_busy",
+    "ahang_asleep",
+    "ahang_swallowing",
+    "ahang_busy",
+    "ahang_in_c",
+]
+
+
+@task()
+def hold_the_interpreter(seconds: float) -> None:
+    """Healthy, though nothing else in its process gets a turn meanwhile."""
+    with told():
+        libc = ctypes.PyDLL(None)
+        libc.usleep(int(seconds * 1e6))
+
+
+@task()
+def deaf_for(seconds: float) -> None:
+    """Deaf to every request to stop, for so long."""
+    with told():
+        limit = time.monotonic() + seconds
+        while time.monotonic() < limit:
+            with contextlib.suppress(BaseException):
+                time.sleep(0.05)
+
+
+@task()
+def run_program(command: list[str]) -> int:
+    with told():
+        return subprocess.run(command, check=False).returncode
