@@ -163,9 +163,10 @@ def _succeed_all(tx: Tx, endings: Sequence[Settlement]) -> list[Settlement]:
     if matched != len(endings):
         # Some attempt was lost, and a batch does not say which: once more, one by one.
         tx.run(ROLLBACK_TO)
-        lost = [ending for ending in endings if not tx.run(SUCCEED, *_success_row(ending))]
-        gone = {(ending.id, ending.fence) for ending in lost}
-        endings = [ending for ending in endings if (ending.id, ending.fence) not in gone]
+        won: list[Settlement] = []
+        for ending in endings:
+            (won if tx.run(SUCCEED, *_success_row(ending)) else lost).append(ending)
+        endings = won
     tx.run(RELEASE)
     tx.many(
         RECORD_RETURN,

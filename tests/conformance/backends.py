@@ -1,0 +1,73 @@
+"""The databases that this suite runs over.
+
+A backend makes fresh, empty databases and says what is particular to it. To add one, write a
+class with the same methods and put it into BACKENDS; no test needs to be touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from failbetter.ledger.database import Database
+
+
+class Backend(Protocol):
+    """One kind of database."""
+
+    name: str
+
+    def empty(self, folder: Path) -> contextlib.AbstractContextManager[str]:
+        """The URL of a new database without any tables, gone after the block."""
+
+    def migrated(self, folder: Path) -> contextlib.AbstractContextManager[str]:
+        """As `empty`, with the schema in place."""
+
+    def occupied(self, url: str) -> contextlib.AbstractContextManager[None]:
+        """Another program keeps everyone from writing for the length of the block."""
+
+
+class SQLite:
+    """A file in the test's own folder."""
+
+    name = "sqlite"
+
+    def __init__(self) -> None:
+        self._template: bytes | None = None
+
+    @contextlib.contextmanager
+    def empty(self, folder: Path) -> Iterator[str]:
+        yield f"sqlite:///{folder / 'jobs.db'}"
+
+    @contextlib.contextmanager
+    def migrated(self, folder: Path) -> Iterator[str]:
+        # Migrating takes longer than most tests: it is done once, and copied.
+        if self._template is None:
+            self._template = self._make_template(folder / "template.db")
+        (folder / "jobs.db").write_bytes(self._template)
+        yield f"sqlite:///{folder / 'jobs.db'}"
+
+    def _make_template(self, path: Path) -> bytes:
+        database = Database(f"sqlite:///{path}")
+        database.ensure_schema()
+        database.close()
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return path.read_bytes()
+
+    @contextlib.contextmanager
+    def occupied(self, url: str) -> Iterator[None]:
+        with contextlib.closing(
+            sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+        ) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            finally:
+                connection.execute("ROLLBACK")
+
+
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (SQLite(),)}
