@@ -196,10 +196,10 @@ class Ledger:
         with self.database.write() as tx:
             claims.mark_begun(tx, [(now, job.id, job.fence) for job in jobs])
 
-    def give_back(self, *jobs: Claimed) -> int:
+    def give_back(self, *jobs: Claimed, now: int = NOW) -> int:
         """Give claimed jobs back."""
         with self.database.write() as tx:
-            return claims.give_back(tx, [(job.id, job.fence) for job in jobs])
+            return claims.give_back(tx, [(job.id, job.fence) for job in jobs], now)
 
     def settle(self, *endings: Settlement) -> list[Settlement]:
         """Write endings; the lost ones."""

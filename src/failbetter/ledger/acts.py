@@ -11,6 +11,8 @@ from failbetter.ledger.schema import jobs
 from failbetter.lifecycle.states import Reason, State
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import ColumnElement
 
     from failbetter.ledger.database import Tx
@@ -21,7 +23,13 @@ def _is(word: State | Reason) -> ColumnElement[str]:
 
 
 _this = jobs.c.id == b("id")
-_end = {"rank": null(), "live": null(), "ended_at": b("now"), "fence": jobs.c.fence + ONE}
+_end = {
+    "rank": null(),
+    "live": null(),
+    "cancel": null(),
+    "ended_at": b("now"),
+    "fence": jobs.c.fence + ONE,
+}
 CANCEL_WAITING = Prepared(
     update(jobs)
     .values(state=_is(State.DISCARDED), reason=_is(Reason.CANCELLED), **_end)
@@ -31,6 +39,12 @@ CANCEL_WAITING = Prepared(
 ASK_TO_CANCEL = Prepared(
     update(jobs).values(cancel=ONE).where(_this, jobs.c.claimed == ONE),
     "id",
+)
+CANCEL_AS_ASKED = Prepared(
+    update(jobs)
+    .values(state=_is(State.DISCARDED), reason=_is(Reason.CANCELLED), **_end)
+    .where(_this, jobs.c.cancel == ONE, jobs.c.rank.is_not(None)),
+    "now id",
 )
 RETRY = Prepared(
     update(jobs)
@@ -42,6 +56,7 @@ RETRY = Prepared(
         begun_at=null(),
         ended_at=null(),
         live=ONE,
+        cancel=null(),
         fence=jobs.c.fence + ONE,
         attempts=ZERO,
         crashes=ZERO,
@@ -75,6 +90,11 @@ def cancel(tx: Tx, number: int, now: int) -> bool:
     return bool(tx.run(CANCEL_WAITING, now, number) or tx.run(ASK_TO_CANCEL, number))
 
 
+def cancel_as_asked(tx: Tx, numbers: Sequence[int], now: int) -> None:
+    """End what has come back to waiting although a person cancelled it while it was claimed."""
+    tx.many(CANCEL_AS_ASKED, [(now, number) for number in numbers])
+
+
 def retry(tx: Tx, number: int, now: int, *, unique: bool = True) -> str | None:
     """Make a failed job wait again with fresh budgets; else why not, in a few words.
 
@@ -82,8 +102,10 @@ def retry(tx: Tx, number: int, now: int, *, unique: bool = True) -> str | None:
     """
     if unique:
         key = tx.row(KEY_OF, number)
-        if key is not None and key[0] is not None and tx.row(LIVE_OF, key[0]) is not None:
-            return "a live job has its unique key"
+        if key is not None and key[0] is not None:
+            live = tx.row(LIVE_OF, key[0])
+            if live is not None and live[0] != number:
+                return "a live job has its unique key"
     if tx.run(RETRY, now, number, now):
         return None
     row = tx.row(STATE_OF, number)

@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import literal_column, null, select, update
 
 from failbetter.faultpoints import passing
+from failbetter.ledger.acts import cancel_as_asked
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import jobs, workers
 from failbetter.lifecycle.decide import Facts
@@ -245,6 +246,7 @@ def _claim_carefully(tx: Tx, worker: int, lane: Lane, limit: int, now: int) -> l
     for number in first_of_key.values():
         rows = tx.rows(CLAIM_ONE, worker, number)
         claimed += [Claimed(*row) for row in rows]
+    claimed.sort(key=lambda job: (job.run_at, job.id))
     return claimed
 
 
@@ -253,7 +255,9 @@ def mark_begun(tx: Tx, begun: Sequence[tuple[int, int, int]]) -> None:
     tx.many(MARK_BEGUN, begun)
 
 
-def give_back(tx: Tx, jobs_and_fences: Sequence[tuple[int, int]]) -> int:
+def give_back(tx: Tx, jobs_and_fences: Sequence[tuple[int, int]], now: int) -> int:
     """Make claimed jobs whose body has not begun claimable again, at their old place."""
     passing("in_hand_back")
-    return tx.many(GIVE_BACK, jobs_and_fences)
+    given_back = tx.many(GIVE_BACK, jobs_and_fences)
+    cancel_as_asked(tx, [number for number, _ in jobs_and_fences], now)
+    return given_back

@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import func, insert, literal_column, null, select, text, update
 
 from failbetter.faultpoints import passing
+from failbetter.ledger.acts import cancel_as_asked
 from failbetter.ledger.prepared import ONE, Prepared, b
 from failbetter.ledger.schema import attempts, jobs
 from failbetter.lifecycle.decide import Transition
@@ -51,7 +52,7 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
 
 
 _mine = (jobs.c.id == b("id"), jobs.c.fence == b("fence"))
-_let_go = {"worker": null(), "claimed": null(), "cancel": null(), "fence": jobs.c.fence + ONE}
+_let_go = {"worker": null(), "claimed": null(), "fence": jobs.c.fence + ONE}
 SUCCEED = Prepared(
     update(jobs)
     .values(
@@ -59,6 +60,7 @@ SUCCEED = Prepared(
         begun_at=b("begun_at"),
         ended_at=b("ended_at"),
         live=null(),
+        cancel=null(),
         starts=ONE,
         result=b("result"),
         note=b("note"),
@@ -77,6 +79,8 @@ SETTLE = Prepared(
         begun_at=b("begun_at"),
         ended_at=b("ended_at"),
         live=b("live"),
+        # A wish that came too late for this attempt is for the next one: 1 times null is null.
+        cancel=jobs.c.cancel * b("keep"),
         starts=jobs.c.starts + b("started"),
         attempts=b("attempts"),
         crashes=b("crashes"),
@@ -93,8 +97,8 @@ SETTLE = Prepared(
         **_let_go,
     )
     .where(*_mine),
-    "state reason rank run_at begun_at ended_at live started attempts crashes losses hand_backs"
-    " suspect released_since result note error_type error_message fingerprint id fence",
+    "state reason rank run_at begun_at ended_at live keep started attempts crashes losses"
+    " hand_backs suspect released_since result note error_type error_message fingerprint id fence",
 )
 RECORD_RETURN = Prepared(
     insert(attempts).values(
@@ -145,8 +149,11 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[Settlement]:
     for ending in others:
         if not tx.run(SETTLE, *_row(ending)):
             lost.append(ending)
-        elif ending.begun_at is not None:
+            continue
+        if ending.begun_at is not None:
             tx.run(RECORD, *_attempt_row(ending))
+        if ending.transition.state is State.PENDING:
+            cancel_as_asked(tx, [ending.id], ending.ended_at)
     passing("in_commit")
     return lost
 
@@ -197,6 +204,7 @@ def _row(ending: Settlement) -> tuple[object, ...]:
         to.run_at,
         ending.begun_at if over else None,
         ending.ended_at if over else None,
+        None if over else 1,
         None if over else 1,
         0 if ending.begun_at is None else 1,
         to.attempts,

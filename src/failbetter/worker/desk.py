@@ -184,7 +184,7 @@ class Desk:
                 if self._begun:
                     claims.mark_begun(tx, self._begun)
                 if self._give_back:
-                    claims.give_back(tx, self._give_back)
+                    claims.give_back(tx, self._give_back, time.time_ns() // 1000)
                 replies = [(answer(tx, asked), reply) for asked, reply in self._requests]
                 claimed = self._claim(tx, room)
         except LedgerError as error:
