@@ -26,6 +26,20 @@ _NO_APP = (
 )
 
 
+_opened: list[failbetter.App] = []
+
+
+def close() -> None:
+    """Close what was opened. Whoever runs a command in its own process may run another."""
+    while _opened:
+        _opened.pop().close()
+
+
+def _open(app: failbetter.App) -> failbetter.App:
+    _opened.append(app)
+    return app
+
+
 def app_spec(where: Where) -> str:
     """The app's `module:attribute`, without importing it. Raises WrongUsage when none is given."""
     spec = setting("app", where.app, _spec)
@@ -45,7 +59,7 @@ def with_tasks(where: Where) -> failbetter.App:
     """The app with its tasks. Raises WrongUsage or Misconfigured when there is none."""
     spec = app_spec(where)
     share_url(where)
-    app = _load(spec)
+    app = _open(_load(spec))
     if where.url is not None:
         _same_ledger(app, where.url, spec)
     return app
@@ -58,14 +72,14 @@ def ledger(where: Where, *, new: bool = False) -> failbetter.App:
     but not by a look at it, whose path may be mistyped: that raises LedgerUnavailable.
     """
     if where.url is not None:
-        app = failbetter.App(setting("url", where.url, a_text))
+        app = _open(failbetter.App(setting("url", where.url, a_text)))
     elif setting("app", where.app, _spec) is not None:
         app = with_tasks(where)
     else:
         share_url(where)
         if not (os.environ.get("FAILBETTER_URL") or os.environ.get("DATABASE_URL")):
             raise WrongUsage(_NO_LEDGER)
-        app = failbetter.App()
+        app = _open(failbetter.App())
     if not new and not exists(app):
         raise failbetter.LedgerUnavailable(no_ledger(app))
     return app
@@ -114,14 +128,14 @@ def _load(spec: str) -> failbetter.App:
 
 def _told(error: BaseException, spec: str) -> str:
     module = spec.partition(":")[0]
-    if isinstance(error, ModuleNotFoundError) and error.name == module:
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if _is_theirs(frame.filename)]
+    if isinstance(error, ModuleNotFoundError) and not theirs:
         hint = " (write MODULE:APP, without .py)" if module.endswith(".py") else ""
         return f"there is no module {module!r} in {os.getcwd()} or installed{hint}"
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     if isinstance(error, SyntaxError):
         return text
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if _is_theirs(frame.filename)]
     if not theirs:
         return text
     return f"{text} ({os.path.relpath(theirs[-1].filename)}, line {theirs[-1].lineno})"

@@ -42,16 +42,21 @@ def write(text: str) -> None:
 
 def document(content: Any) -> None:
     """One JSON document."""
-    write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write(_json(content, indent=2) + "\n")
+
+
+def _json(content: Any, indent: int | None = None) -> str:
+    encoding = "" if sys.stdout is None else sys.stdout.encoding
+    return json.dumps(content, indent=indent, ensure_ascii=encoding.lower() != "utf-8")
 
 
 def long_document(head: dict[str, Any], name: str, items: Iterable[Any]) -> None:
     """One JSON document whose member `name` is a list too long to be held in memory."""
-    start = json.dumps(head, indent=2, ensure_ascii=False).removesuffix("\n}")
+    start = _json(head, indent=2).removesuffix("\n}")
     write(f'{start},\n  "{name}": [')
     separator = "\n    "
     for item in items:
-        write(separator + json.dumps(item, ensure_ascii=False))
+        write(separator + _json(item))
         separator = ",\n    "
     write("]\n}\n" if separator == "\n    " else "\n  ]\n}\n")
 

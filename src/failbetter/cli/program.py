@@ -10,7 +10,7 @@ import typer
 import typer.main
 
 import failbetter
-from failbetter.cli import care, enqueue, failed, jobs, output, problems, starting
+from failbetter.cli import care, enqueue, failed, jobs, opening, output, problems, starting
 from failbetter.cli.parameters import Form, Where, before, command, new_group
 
 program = new_group("Background jobs that fail better.")
@@ -72,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         return problems.settle(error)
+    finally:
+        opening.close()
     return code
 
 

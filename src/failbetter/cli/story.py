@@ -231,19 +231,30 @@ def _trace(
     for later in following:
         if later.traceback is not None and _frames(later.traceback) == _frames(text):
             return [f"  (the traceback is that of attempt {later.number})"]
-    lines = texts.lines(text.rstrip("\n"))
+    lines = _without_machinery(texts.lines(text.rstrip("\n")))
     if text == stacks:
-        lines = [line for line in lines if not _MACHINERY.search(line)]
-        lines = [
-            line
-            for line, following_line in zip(lines, [*lines[1:], ""], strict=True)
-            if line.startswith("  ") or following_line.startswith("  ")
-        ][:_TRACEBACK_LINES]
-        return ["  " + line for line in lines] + ["  (all stacks: --full)"]
+        # The innermost frame comes first; threads with nothing left but a heading say nothing.
+        after = [*lines[1:], ""]
+        told = zip(lines, after, strict=True)
+        lines = [line for line, then in told if line.startswith("  ") or then.startswith("  ")]
+        return [*("  " + line for line in lines[:_TRACEBACK_LINES]), "  (all stacks: --full)"]
     if len(lines) <= _TRACEBACK_LINES:
         return ["  " + line for line in lines]
     left_out = f"… {texts.count(len(lines) - _TRACEBACK_LINES, 'more line')}: --full"
     return ["  " + left_out, *("  " + line for line in lines[-_TRACEBACK_LINES:])]
+
+
+def _without_machinery(lines: Sequence[str]) -> list[str]:
+    kept = []
+    skipping = False
+    for line in lines:
+        if line.startswith("  File "):
+            skipping = _MACHINERY.search(line) is not None
+        elif not line.startswith("    "):
+            skipping = False
+        if not skipping:
+            kept.append(line)
+    return kept
 
 
 def _frames(traceback: str) -> list[str]:
@@ -254,10 +265,7 @@ def _frames(traceback: str) -> list[str]:
 
 
 def _now(job: failbetter.Job, waits: str, now: datetime) -> str:
-    if job.state == "running":
-        told = f"running: {waits}"
-    else:
-        told = f"waits for {waits}" if not job.row.claimed else f"waiting: {waits}"
+    told = waits if job.row.claimed else f"waits for {waits}"
     if job.run_at > now and not job.row.claimed:
         told += f" ({texts.ago(job.run_at, now)})"
     if job.row.cancel:
