@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
+from failbetter.ledger import sqlite
 from failbetter.ledger.prepared import Prepared, b
 from failbetter.ledger.schema import attempts, effects, jobs, workers
 from failbetter.lifecycle.states import State
@@ -159,15 +160,15 @@ def effects_of(database: Database, number: int) -> list[EffectRow]:
 
 
 def _like(column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
-    """`*` stands for anything; everything else, `%` and `_` too, for itself."""
-    escaped = pattern.replace("!", "!!").replace("%", "!%").replace("_", "!_")
-    return column.like(escaped.replace("*", "%"), escape="!")
+    """`*` stands for anything; everything else for itself, and case counts."""
+    return sqlite.matches(column, pattern) if "*" in pattern else column == pattern
 
 
 def _error(pattern: str) -> ColumnElement[bool]:
     if "." in pattern:
         return _like(jobs.c.error_type, pattern)
-    return or_(_like(jobs.c.error_type, pattern), _like(jobs.c.error_type, f"*.{pattern}"))
+    last_part = sqlite.matches(jobs.c.error_type, f"*.{pattern}")
+    return or_(_like(jobs.c.error_type, pattern), last_part)
 
 
 def condition(filters: Filters) -> ColumnElement[bool]:
@@ -191,7 +192,8 @@ def condition(filters: Filters) -> ColumnElement[bool]:
     if filters.fingerprint is not None:
         parts.append(jobs.c.fingerprint == filters.fingerprint)
     if filters.tag is not None:
-        parts.append(_like(jobs.c.tags, f'*"{filters.tag}"*'))
+        # Tags are kept as a JSON list.
+        parts.append(sqlite.contains(jobs.c.tags, msgspec.json.encode(filters.tag).decode()))
     if filters.since is not None:
         parts.append(moment >= filters.since)
     if filters.until is not None:

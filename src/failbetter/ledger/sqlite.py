@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import text
+from sqlalchemy import func, text
 from sqlalchemy.dialects.sqlite import insert as dialect_insert
 
 from failbetter.errors import (
@@ -21,7 +21,7 @@ from failbetter.errors import (
 from failbetter.ledger.turnstile import Turnstile
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL, Column, Insert
+    from sqlalchemy import URL, Column, ColumnElement, Insert
 
 OLDEST = (3, 35, 0)  # UPDATE … RETURNING
 
@@ -30,6 +30,16 @@ def insert_unless(statement: Insert, columns: list[Column[Any]], where: str) -> 
     """The insert, but doing nothing where the unique index over `columns` has such a row."""
     same = dialect_insert(statement.table).values(dict(statement._values or {}))
     return same.on_conflict_do_nothing(index_elements=columns, index_where=text(where))
+
+
+def matches(column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
+    """Whether the text fits a pattern: `*` is anything. Unlike with LIKE, case counts."""
+    return column.bool_op("GLOB")(pattern.replace("[", "[[]").replace("?", "[?]"))
+
+
+def contains(column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
+    """Whether the text has that part, letter by letter."""
+    return func.instr(column, part) > 0
 
 
 driver_errors: tuple[type[Exception], ...] = (sqlite3.Error,)
