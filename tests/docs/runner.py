@@ -30,7 +30,7 @@ from tests.docs.pages import (  # noqa: E402
     pattern,
 )
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 _PRINTS = re.compile(r"# -> (.*)$", re.MULTILINE)
 
 

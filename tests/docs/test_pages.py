@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,13 @@ from tests.docs.pages import ROOT, RUN, agrees, blocks, commands, prose
 
 HERE = Path(__file__).parent
 
+Running = Callable[[str], "subprocess.Popen[str]"]
 
-def run(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a page in the folder, with the programs of the environment that the tests run in."""
+
+def start(page: Path, folder: Path) -> subprocess.Popen[str]:
+    """Begin to run a page in the folder, with the programs of this environment."""
     search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-W", "error::DeprecationWarning", str(HERE / "runner.py"), str(page)],
         cwd=folder,
         env=os.environ | {"PATH": search, "COLUMNS": "100", "TZ": "UTC"},
@@ -24,14 +27,48 @@ def run(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=100,
     )
 
 
+def end(running: subprocess.Popen[str]) -> tuple[int, str]:
+    """Its exit code and what it said."""
+    try:
+        said, _ = running.communicate(timeout=100)
+    except subprocess.TimeoutExpired:
+        running.terminate()
+        raise
+    return running.returncode, said
+
+
+def run(page: Path, folder: Path) -> tuple[int, str]:
+    """Run a page in the folder; its exit code and what it said."""
+    return end(start(page, folder))
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Runs a page. They mostly wait for processes to start, so they all run at once."""
+    begun: dict[str, subprocess.Popen[str]] = {}
+
+    def begin(page: str) -> subprocess.Popen[str]:
+        if page not in begun:
+            begun[page] = start(ROOT / page, tmp_path_factory.mktemp("page"))
+        return begun[page]
+
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        for page in RUN:
+            begin(page)
+    yield begin
+    for each in begun.values():
+        if each.poll() is None:
+            each.terminate()
+            each.communicate()
+
+
 @pytest.mark.parametrize("page", RUN)
-def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
-    done = run(ROOT / page, tmp_path)
-    assert done.returncode == 0, done.stdout
+def test_a_page_does_what_it_says(page: str, running: Running) -> None:
+    code, said = end(running(page))
+    assert code == 0, said
 
 
 @pytest.mark.parametrize("page", RUN)
@@ -59,9 +96,9 @@ def test_every_block_is_run_or_only_shows_something(page: str) -> None:
 def test_what_is_not_true_is_told(page: str, says: str, tmp_path: Path) -> None:
     path = tmp_path / "page.md"
     path.write_text(page, "utf-8")
-    done = run(path, tmp_path)
-    assert done.returncode == 1
-    assert says in done.stdout
+    code, said = run(path, tmp_path)
+    assert code == 1
+    assert says in said
 
 
 def test_what_is_true_passes(tmp_path: Path) -> None:
@@ -72,7 +109,7 @@ def test_what_is_true_passes(tmp_path: Path) -> None:
         "```console\n$ echo one; echo two; echo three\none\n…\nthr…\n$ true\n```\n",
         "utf-8",
     )
-    assert run(path, tmp_path).returncode == 0
+    assert run(path, tmp_path)[0] == 0
 
 
 @pytest.mark.parametrize(
