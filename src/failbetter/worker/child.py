@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _signal, _frame: None)
     faulthandler.register(STACKS_SIGNAL, options.stacks, all_threads=True)
-    logs.configure(options.log_format)
+    logs.configure(options.log_format, options.log_level)
     channel = Channel(socket.socket(fileno=options.channel))
     source = socket.socket(fileno=options.handouts)
     try:
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stacks", type=int, required=True)
     parser.add_argument("--supervisor", type=int, required=True)
     parser.add_argument("--log-format", default="text")
+    parser.add_argument("--log-level", default="INFO")
     return parser
 
 

@@ -55,7 +55,9 @@ class Nursery:
 
     def _spawn(self, index: int) -> Child:
         settings = self._settings
-        child = Child(index, settings.app, settings.concurrency, settings.log_format)
+        child = Child(
+            index, settings.app, settings.concurrency, settings.log_format, settings.log_level
+        )
         self.children.append(child)
         return child
 

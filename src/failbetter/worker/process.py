@@ -40,7 +40,9 @@ MOST_HANDED_OUT = RING // 2
 class Child:
     """One child process. `handed` holds what it was given and has not ended, by job id."""
 
-    def __init__(self, index: int, app: str, slots: int, log_format: str) -> None:
+    def __init__(
+        self, index: int, app: str, slots: int, log_format: str, log_level: str = "INFO"
+    ) -> None:
         self.index = index
         self.slots = slots
         self.handed: dict[int, Claimed] = {}
@@ -73,9 +75,9 @@ class Child:
         self._broken = False
         self._broken_at: float | None = None
         self._killed = False
-        self._start(app, log_format)
+        self._start(app, log_format, log_level)
 
-    def _start(self, app: str, log_format: str) -> None:
+    def _start(self, app: str, log_format: str, log_level: str) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         out, source = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (ours, out, theirs):
@@ -94,6 +96,7 @@ class Child:
             f"--stacks={stacks.fileno()}",
             f"--supervisor={os.getpid()}",
             f"--log-format={log_format}",
+            f"--log-level={log_level}",
         ]
         self.process = subprocess.Popen(
             command,
