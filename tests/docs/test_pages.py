@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.docs.pages import ROOT, RUN, agrees, blocks, commands, prose
+from tests.docs.pages import ROOT, RUN, agrees, blocks, commands, pages, prose
 
 HERE = Path(__file__).parent
 
@@ -75,6 +75,14 @@ def test_a_page_does_what_it_says(page: str, running: Running) -> None:
 def test_every_block_is_run_or_only_shows_something(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
     assert {block.language for block in blocks(text)} <= {"python", "console", "toml", "ini"}
+
+
+def test_no_other_page_has_python_that_nobody_runs() -> None:
+    others = [page for page in pages() if str(page.relative_to(ROOT)) not in RUN]
+    assert len(others) > 5
+    for page in others:
+        languages = {block.language for block in blocks(page.read_text("utf-8"))}
+        assert not languages & {"python", "py", "pycon"}, page
 
 
 # -- a page can be untrue ------------------------------------------------------------------------
