@@ -50,6 +50,12 @@ def only(key: str) -> None:
 def when(at: datetime.datetime, *rest: int, **named: str) -> None:
     pass
 
+@app.task
+def talk() -> None:
+    log = failbetter.current_job().log
+    log.info("in passing")
+    log.error("in earnest")
+
 @app.task(unique=lambda n: 1 // n)
 def touchy(n: int) -> None:
     pass

@@ -326,6 +326,15 @@ def test_a_worker_is_another_program_and_stops_gracefully(ground: Ground) -> Non
         process.stderr.close()
 
 
+@pytest.mark.parametrize(("level", "quiet"), [("info", False), ("error", True)])
+def test_the_log_level_holds_for_what_bodies_say(ground: Ground, level: str, quiet: bool) -> None:
+    ground.shop("enqueue", "talk")
+    ran = ground.shop("worker", "--drain", "--log-level", level)
+    assert ran.code == 0
+    assert "[talk] in earnest" in ran.err
+    assert ("[talk] in passing" in ran.err) is not quiet
+
+
 # -- a terminal
 
 
