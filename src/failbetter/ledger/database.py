@@ -225,9 +225,13 @@ class Database:
     def _abandon(self) -> None:
         """In a forked process: forget the parent's connections without touching them."""
         self._lock = threading.RLock()
-        _kept_from_parents.append(self._writer)
-        self._writer = None
-        self._fleet = None
+        if self._writer is not None:
+            self._writer.abandon()
+            _kept_from_parents.append(self._writer)
+            self._writer = None
+        if self._fleet is not None:
+            self._fleet.close()
+            self._fleet = None
         self.engine.dispose(close=False)
 
 

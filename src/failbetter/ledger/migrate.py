@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
+from failbetter.errors import SchemaMismatch
+
 if TYPE_CHECKING:
     from alembic.config import Config
 
@@ -38,14 +40,22 @@ def head() -> str:
 def upgrade(database: Database) -> tuple[str | None, str]:
     """Bring the database to the newest schema; the revisions before and after.
 
-    All of it is one transaction; whoever comes second finds it done.
+    All of it is one transaction; whoever comes second finds it done. Raises SchemaMismatch for a
+    schema that only a newer version of failbetter knows.
     """
     from alembic import command
+    from alembic.script import ScriptDirectory
 
     config = _config()
     with open(database.fleet.folder / "migrate.lock", "w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         before = database.revision()
+        known = [step.revision for step in ScriptDirectory.from_config(config).walk_revisions()]
+        if before is not None and before not in known:
+            raise SchemaMismatch(
+                f"{database.name} has schema {before}, which this version of failbetter does not"
+                " know; upgrade failbetter"
+            )
         with database.translated(), database.engine.connect() as connection:
             # The driver is in autocommit mode (see sqlite.prepare_connection): begin by hand.
             connection.execute(text("BEGIN IMMEDIATE"))

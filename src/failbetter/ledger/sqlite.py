@@ -127,6 +127,13 @@ class Writer:
         row = self.connection.execute("PRAGMA data_version").fetchone()
         return int(row[0])
 
+    def abandon(self) -> None:
+        """In a forked process: let go of the parent's turn, which would else outlive the parent.
+
+        The parent's turn goes on. Its connection must not be touched here, not even closed.
+        """
+        self._turnstile.close()
+
     def close(self) -> None:
         """Close the connection and the turnstile."""
         self._turnstile.close()
