@@ -102,13 +102,16 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str | None = None
     since: int | None = None
     until: int | None = None
+    also: Filters | None = None
+    """What they must match besides."""
 
     @property
     def narrow(self) -> bool:
         """Whether anything but the state is asked for."""
-        return any(
-            getattr(self, name) is not None for name in self.__struct_fields__ if name != "states"
-        )
+        if self.also is not None and self.also.narrow:
+            return True
+        own = set(self.__struct_fields__) - {"states", "also"}
+        return any(getattr(self, name) is not None for name in own)
 
 
 class GroupRow(msgspec.Struct, frozen=True):
@@ -198,6 +201,8 @@ def condition(filters: Filters) -> ColumnElement[bool]:
         parts.append(moment >= filters.since)
     if filters.until is not None:
         parts.append(moment < filters.until)
+    if filters.also is not None:
+        parts.append(condition(filters.also))
     return and_(True, *parts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -77,26 +77,21 @@ class Jobs:
         end of a job, of a live one its making. Raises ValueError for what cannot be.
         """
         now = time.time()
-        states: tuple[str, ...] | None = None
-        if state is not None:
-            states = (_word(State, "state", state),)
-        if states is not None and self._filters.states is not None:
-            states = tuple(set(states) & set(self._filters.states))
-        given: dict[str, Any] = {
-            "ids": None if ids is None else tuple(_number(text) for text in ids),
-            "task": task,
-            "queue": queue,
-            "states": states,
-            "reason": None if reason is None else _word(Reason, "reason", reason),
-            "error": error,
-            "message": message,
-            "tag": tag,
-            "fingerprint": fingerprint,
-            "since": _past(since, now),
-            "until": _past(until, now),
-        }
-        changes = {name: value for name, value in given.items() if value is not None}
-        return Jobs(self._database, msgspec.structs.replace(self._filters, **changes), self._limit)
+        filters = Filters(
+            ids=None if ids is None else tuple(_number(text) for text in ids),
+            task=task,
+            queue=queue,
+            states=None if state is None else (_word(State, "state", state),),
+            reason=None if reason is None else _word(Reason, "reason", reason),
+            error=error,
+            message=message,
+            tag=tag,
+            fingerprint=fingerprint,
+            since=_past(since, now),
+            until=_past(until, now),
+            also=self._filters,
+        )
+        return Jobs(self._database, filters, self._limit)
 
     def limit(self, count: int) -> Jobs:
         """At most `count` of them: the newest."""
