@@ -28,7 +28,8 @@ Entry = tuple[int, int, int]
 def create(path: Path, children: int) -> None:
     """Make an empty board for that many children."""
     with open(path, "xb") as file:
-        file.truncate(_REGION * children)
+        # Not a sparse file: with a full disk, its first use would kill the child that notes on it.
+        file.write(bytes(_REGION * children))
 
 
 class Ring:

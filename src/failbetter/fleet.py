@@ -76,7 +76,11 @@ class Fleet:
             return None
         receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         receiver.setblocking(False)
-        receiver.bind(path)
+        try:
+            receiver.bind(path)
+        except OSError:  # some mounts know no sockets
+            receiver.close()
+            return None
         return receiver
 
     def wake(self) -> None:
@@ -119,12 +123,11 @@ class Fleet:
     def is_dead(self, worker: int) -> bool:
         """Whether the worker's supervisor is gone: nobody holds its lock any more.
 
-        Only meaningful for a worker of this folder. A missing file means the worker ended.
+        Only meaningful for a worker of this folder. A file that is not there proves nothing: the
+        worker's lease decides then.
         """
         try:
             handle = os.open(self.lock_path(worker), os.O_RDONLY)
-        except FileNotFoundError:
-            return True
         except OSError:
             return False
         try:

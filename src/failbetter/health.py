@@ -64,7 +64,11 @@ def _findings(database: Database) -> list[Finding]:
         workers = registry.all_workers(tx)
     counts = reads.counts_by(database, [State.PENDING, State.RUNNING, State.FAILED])
     oldest = reads.oldest_due(database, now)
-    silent = [worker for worker in workers if worker.lease_expired(now)]
+    silent = [
+        worker
+        for worker in workers
+        if worker.lease_expired(now) or database.sees_dead(worker.id, worker.fleet)
+    ]
     alive = len(workers) - len(silent)
     found = [
         Finding("ledger", "pass", database.name),

@@ -217,12 +217,15 @@ class Job:
         return "a worker"
 
     def _held_by(self, row: JobRow, now: int) -> str:
-        found = None if row.worker is None else reads.worker_name(self._database, row.worker)
+        found = None if row.worker is None else reads.worker(self._database, row.worker)
         if found is None:
             return "its worker is gone; a sweep will hand it back"
-        name, renewed_at, lease = found
-        if now > renewed_at + lease:
-            return f"lease expired: nothing was heard of worker {name} for over {lease / 1e6:g} s"
+        name = found.name
+        if self._database.sees_dead(found.id, found.fleet):
+            return f"lease expired: worker {name} is dead; a sweep will hand the job back"
+        if found.lease_expired(now):
+            silence = f"{found.lease / 1e6:g} s"
+            return f"lease expired: nothing was heard of worker {name} for over {silence}"
         return f"runs on {name}" if row.state == State.RUNNING else f"claimed by {name}"
 
     def result(self, timeout: Duration | None = None) -> Any:

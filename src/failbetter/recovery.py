@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from failbetter import board, ids
+from failbetter import board
 from failbetter.errors import LedgerError
 from failbetter.ledger import effects, registry
-from failbetter.ledger.endings import Error, Settlement, settle
+from failbetter.ledger.endings import Settlement, own_error, settle
 from failbetter.lifecycle.decide import Outcome, Transition, decide
-from failbetter.lifecycle.fingerprint import Failure, fingerprint
 from failbetter.lifecycle.states import Cause, State
 
 if TYPE_CHECKING:
@@ -84,12 +83,12 @@ class Sweeper:
             if worker.id == self._own:
                 continue
             report.workers_examined += 1
-            if worker.fleet == fleet.id and fleet.is_dead(worker.id):
+            if self._database.sees_dead(worker.id, worker.fleet):
                 fleet.kill_remains(worker.id)
                 self._recover(worker.id, worker.name, "its supervisor died", report)
                 fleet.forget(worker.id)
             elif self._is_silent(worker, now):
-                self._recover(worker.id, worker.name, "its lease ran out", report)
+                self._recover(worker.id, worker.name, "its lease ran out", report, worker.beats)
         known = {worker.id for worker in workers}
         for number in orphaned:
             if number not in known:
@@ -124,12 +123,16 @@ class Sweeper:
             return False
         return now - seen.since >= worker.lease / 1e6
 
-    def _recover(self, number: int, name: str, why: str, report: Report) -> None:
-        report.workers_gone += 1
+    def _recover(
+        self, number: int, name: str, why: str, report: Report, beats: int | None = None
+    ) -> None:
         begun = board.begun(self._database.fleet.board_path(number))
         with self._database.write(timeout=_TURN) as tx:
+            if beats is not None and registry.beats(tx, number) not in (beats, None):
+                return  # heard of in this very moment
             # First of all it may claim no more. Should we die here, its jobs are orphans.
             registry.remove(tx, number)
+        report.workers_gone += 1
         after = 0
         moved = 0
         while True:
@@ -166,7 +169,8 @@ class Sweeper:
         transition = decide(job.facts(), outcome, now, random)
         error = None
         if had_begun:
-            error = _lost_error(job, f"worker {name} was lost while it ran the job: {why}")
+            text = f"worker {name} was lost while it ran the job: {why}"
+            error = own_error(job.task, "failbetter.WorkerLost", text)
         return Settlement(
             id=job.id,
             fence=job.fence,
@@ -183,25 +187,17 @@ class Sweeper:
         )
 
     def _expire(self, report: Report) -> None:
-        while True:
-            now = _wall()
-            with self._database.write(timeout=_TURN) as tx:
-                batch = registry.expired(tx, now, _BATCH)
-                endings = [_expiry(job, now) for job in batch]
-                settle(tx, endings)
-            report.expired += len(batch)
-            if len(batch) < _BATCH:
-                return
+        """End some of the jobs whose time is over; the next sweep goes on with the rest."""
+        now = _wall()
+        with self._database.write(timeout=_TURN) as tx:
+            batch = registry.expired(tx, now, _BATCH)
+            settle(tx, [_expiry(job, now) for job in batch])
+        report.expired = len(batch)
+        _logger.info("%d jobs waited too long and have expired", len(batch))
 
 
 def _expiry(job: Claimed, now: int) -> Settlement:
     transition: Transition = decide(job.facts(), Outcome(Cause.REFUSED), now, random)
-    _logger.info(
-        "[%s] waited too long: %s(expired)",
-        job.task,
-        transition.state,
-        extra={"job_id": ids.to_text(job.id), "task": job.task, "queue": job.queue},
-    )
     return Settlement(
         id=job.id,
         fence=job.fence,
@@ -214,11 +210,6 @@ def _expiry(job: Claimed, now: int) -> Settlement:
         worker="",
         code=None,
     )
-
-
-def _lost_error(job: Claimed, message: str) -> Error:
-    kind = "failbetter.WorkerLost"
-    return Error(kind, message, None, fingerprint(Failure(task=job.task, error_type=kind)))
 
 
 def _wall() -> int:

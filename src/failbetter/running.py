@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 import msgspec
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _logger = logging.getLogger("failbetter.job")
 MAX_RESULT = 1_000_000
@@ -142,15 +144,20 @@ class RunningJob:
         not_done: tuple[type[BaseException], ...] = (),
     ) -> T:
         """`once` for a function that is awaited."""
-        intent = await asyncio.to_thread(self._intend, name)
+        try:
+            intent = await _to_its_end(self._intend, name)
+        except asyncio.CancelledError:
+            if name in self._open_effects:  # intended, and certainly not begun
+                await _to_its_end(self._take_back, name)
+            raise
         if intent.status == "done":
             return _restored(intent)  # type: ignore[no-any-return]
         try:
             result = await function()
         except not_done:
-            await asyncio.to_thread(self._take_back, name)
+            await _to_its_end(self._take_back, name)
             raise
-        await asyncio.to_thread(self._happened, name, result)
+        await _to_its_end(self._happened, name, result)
         return result
 
     def _intend(self, name: str) -> Answer:
@@ -170,17 +177,22 @@ class RunningJob:
         return answer
 
     def _take_back(self, name: str) -> None:
-        self._ask("not_done", name, None)
-        self._open_effects.discard(name)
+        self._tell_end("not_done", name, None)
 
     def _happened(self, name: str, result: object) -> None:
         text, problem = _kept(result)
-        self._ask("done", name, text)
-        self._open_effects.discard(name)
+        self._tell_end("done", name, text)
         if problem is not None:
             raise TypeError(
                 f"the effect {name!r} happened and is noted, but not its result: {problem}"
             )
+
+    def _tell_end(self, kind: str, name: str, value: str | None) -> None:
+        try:
+            self._ask(kind, name, value)
+        finally:
+            # Even if the wait is interrupted: it is on its way, before this attempt's ending.
+            self._open_effects.discard(name)
 
     def _ask(self, kind: str, name: str, value: str | None) -> Answer:
         answer = self._effects.ask(kind, self._number, self._fence, name, value)
@@ -190,6 +202,16 @@ class RunningJob:
                 " whatever this body still does changes nothing in the ledger"
             )
         return answer
+
+
+async def _to_its_end(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run in a thread and wait for it, even if cancelled meanwhile: then raise that afterwards."""
+    running = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 def _kept(result: object) -> tuple[str | None, str | None]:

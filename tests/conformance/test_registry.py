@@ -116,10 +116,12 @@ def test_orphans_are_held_by_nobody_known(worked: Ledger) -> None:
         assert registry.orphaned(tx) == []
 
 
-def test_a_workers_name_for_readers(ledger: Ledger) -> None:
+def test_a_worker_for_readers(ledger: Ledger) -> None:
     ledger.register(1, name="w", renewed_at=NOW, lease=5)
-    assert reads.worker_name(ledger.database, 1) == ("w", NOW, 5)
-    assert reads.worker_name(ledger.database, 2) is None
+    found = reads.worker(ledger.database, 1)
+    assert found is not None
+    assert (found.name, found.renewed_at, found.lease) == ("w", NOW, 5)
+    assert reads.worker(ledger.database, 2) is None
 
 
 # -- what has waited too long

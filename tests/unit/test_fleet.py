@@ -137,8 +137,8 @@ def test_a_child_of_the_holder_does_not_keep_it_alive(fleet: Fleet) -> None:
             os.kill(child, 9)
 
 
-def test_no_lock_file_no_worker(fleet: Fleet) -> None:
-    assert fleet.is_dead(12345)
+def test_a_lock_file_that_is_not_there_proves_nothing(fleet: Fleet) -> None:
+    assert not fleet.is_dead(12345)
 
 
 def test_a_lock_file_that_cannot_be_seen_proves_nothing(

@@ -160,6 +160,7 @@ CLAIM_ONE = Prepared(
     .returning(*CLAIMED_COLUMNS),
     "worker id",
 )
+CLAIMED_QUEUES = Prepared(select(jobs.c.queue).distinct().where(jobs.c.worker.is_not(None)))
 IS_REGISTERED = Prepared(select(workers.c.id).where(workers.c.id == b("id")), "id")
 MARK_BEGUN = Prepared(
     update(jobs)
@@ -202,6 +203,13 @@ def lanes(tx: Tx, queues: Sequence[str]) -> list[Lane]:
     order = {queue: place for place, queue in enumerate(queues)}
     found.sort(key=lambda lane: (order.get(lane.queue, 0), lane.rank, lane.run_at))
     return found
+
+
+def any_live(tx: Tx, queues: Sequence[str]) -> bool:
+    """Whether any job of these queues (none given: of all) waits or is claimed."""
+    if lanes(tx, queues):
+        return True
+    return any(not queues or row[0] in queues for row in tx.rows(CLAIMED_QUEUES))
 
 
 def claim(

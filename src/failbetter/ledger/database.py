@@ -123,6 +123,10 @@ class Database:
                     ) from error
         return self._fleet
 
+    def sees_dead(self, worker: int, fleet: str) -> bool:
+        """Whether the worker is seen to be dead from here: its lock is in our folder, and free."""
+        return fleet == self.fleet.id and self.fleet.is_dead(worker)
+
     def _on_connect(self, connection: Any, _record: object) -> None:
         sqlite.prepare_connection(connection, self.durable)
 

@@ -12,6 +12,7 @@ from failbetter.ledger.acts import cancel_as_asked
 from failbetter.ledger.prepared import ONE, Prepared, b
 from failbetter.ledger.schema import attempts, jobs
 from failbetter.lifecycle.decide import Transition
+from failbetter.lifecycle.fingerprint import Failure, fingerprint
 from failbetter.lifecycle.states import ENDS, Cause, State
 
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ class Error(msgspec.Struct, frozen=True, gc=False):
     message: str
     traceback: str | None = None
     fingerprint: str | None = None
+
+
+def own_error(task: str, kind: str, message: str, traceback: str | None = None) -> Error:
+    """An error that failbetter itself gives as the cause, not one that a body raised."""
+    mark = fingerprint(Failure(task=task, error_type=kind))
+    return Error(kind, message, traceback, mark)
 
 
 class Settlement(msgspec.Struct, frozen=True, gc=False):

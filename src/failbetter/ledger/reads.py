@@ -9,8 +9,8 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
 from failbetter.ledger import sqlite
 from failbetter.ledger.prepared import Prepared, b
+from failbetter.ledger.registry import Worker
 from failbetter.ledger.schema import attempts, effects, jobs, workers
-from failbetter.lifecycle.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -273,18 +273,6 @@ def counts_by(database: Database, states: Sequence[str]) -> dict[str, int]:
     return {str(state): found.get(state, 0) for state in states}
 
 
-def any_live(database: Database, queues: Sequence[str]) -> bool:
-    """Whether any job of these queues (none given: of all) is pending or running."""
-    statement = (
-        select(jobs.c.id)
-        .where(jobs.c.state.in_((State.PENDING.value, State.RUNNING.value)))
-        .limit(1)
-    )
-    if queues:
-        statement = statement.where(jobs.c.queue.in_(queues))
-    return bool(database.query(statement))
-
-
 def oldest_due(database: Database, now: int) -> int | None:
     """When the longest-waiting claimable job fell due; None when none waits."""
     rows = database.query(
@@ -294,12 +282,7 @@ def oldest_due(database: Database, now: int) -> int | None:
     return None if value is None else int(value)
 
 
-def worker_name(database: Database, number: int) -> tuple[str, int, int] | None:
-    """A worker's name, last renewal and lease, or None when it is not registered."""
-    rows = database.query(
-        select(workers.c.name, workers.c.renewed_at, workers.c.lease).where(workers.c.id == number)
-    )
-    if not rows:
-        return None
-    name, renewed_at, lease = rows[0]
-    return name, renewed_at, lease
+def worker(database: Database, number: int) -> Worker | None:
+    """A worker's row, or None when it is not registered."""
+    rows = database.query(select(*workers.c).where(workers.c.id == number))
+    return Worker(*tuple(rows[0])) if rows else None

@@ -60,6 +60,7 @@ DESCRIBE = Prepared(
     "code tasks id",
 )
 REMOVE = Prepared(delete(workers).where(workers.c.id == b("id")), "id")
+BEATS = Prepared(select(workers.c.beats).where(workers.c.id == b("id")), "id")
 ALL = Prepared(select(*_columns).order_by(workers.c.id))
 HELD = Prepared(
     select(*CLAIMED_COLUMNS, jobs.c.state, jobs.c.begun_at)
@@ -115,6 +116,12 @@ def describe(tx: Tx, worker: int, code: str | None, tasks: str) -> None:
 def remove(tx: Tx, worker: int) -> bool:
     """Remove a worker; it can claim no more. False when it was gone already."""
     return tx.run(REMOVE, worker) == 1
+
+
+def beats(tx: Tx, worker: int) -> int | None:
+    """How often the worker has renewed its lease; None when it is not registered."""
+    row = tx.row(BEATS, worker)
+    return None if row is None else int(row[0])
 
 
 def all_workers(tx: Tx) -> list[Worker]:

@@ -8,7 +8,7 @@ Jitter", AWS Architecture Blog, 2015).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import msgspec
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 _LONGEST = 1e11
 
 
+# The bounds are looked at when a row's policy is read, since someone may have edited it.
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=_LONGEST)]
+
+
 class Random(Protocol):
     """The one thing needed of a `random.Random`."""
 
@@ -32,10 +36,10 @@ class Backoff(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """A rule for the wait after the n-th charged attempt (n from 1), in seconds."""
 
     kind: Literal["fixed", "linear", "exponential", "list"]
-    delays: tuple[float, ...]
-    cap: float | None = None
+    delays: Annotated[tuple[Seconds, ...], msgspec.Meta(min_length=1)]
+    cap: Seconds | None = None
     jitter: bool = True
-    factor: float = 2.0
+    factor: Annotated[float, msgspec.Meta(ge=1, le=100)] = 2.0
 
     def ceiling(self, attempt: int) -> float:
         """The delay after the n-th attempt before jitter."""

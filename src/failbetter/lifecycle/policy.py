@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-from failbetter.lifecycle.backoff import Backoff, exponential
+from failbetter.lifecycle.backoff import Backoff, Seconds, exponential
 
 DEFAULT_BACKOFF = exponential(5, cap=3600)
 
+Budget = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 OnLost = Literal["retry", "fail"]
 Replay = Literal["safe", "confirm", "never"]
 
@@ -17,12 +18,12 @@ Replay = Literal["safe", "confirm", "never"]
 class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     """Budgets and limits; durations in seconds. A default policy is stored as `{}`."""
 
-    max_attempts: int = 5
+    max_attempts: Budget = 5
     backoff: Backoff = DEFAULT_BACKOFF
-    timeout: float | None = 3600.0
-    release_within: float = 86_400.0
-    max_crashes: int = 3
-    max_losses: int = 10
+    timeout: Seconds | None = 3600.0
+    release_within: Seconds = 86_400.0
+    max_crashes: Budget = 3
+    max_losses: Budget = 10
     on_lost: OnLost = "retry"
     replay: Replay = "safe"
     redact: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from failbetter.errors import Cancelled, Interrupted, TimedOut
@@ -36,6 +37,9 @@ EXCEPTIONS: dict[str, type[BaseException]] = {
 # A signal that programs leave alone; real-time ones exist on Linux only.
 INTERRUPT_SIGNAL = getattr(signal, "SIGRTMIN", signal.SIGUSR1 - 4) + 4
 STACKS_SIGNAL = getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 5) + 5
+
+
+_TRIES = 50
 
 
 def handouts(source: socket.socket) -> Iterator[tuple[Handout, bytes | None]]:
@@ -74,9 +78,18 @@ class OneByOne:
         if message.why == "cancel":
             attempt.running.ask_to_cancel()
         self._asked = message
-        signal.pthread_kill(self._main, INTERRUPT_SIGNAL)
+        for _ in range(_TRIES):
+            signal.pthread_kill(self._main, INTERRUPT_SIGNAL)
+            time.sleep(0.01)
+            if self._is_heeded():
+                return
+
+    def _is_heeded(self) -> bool:
+        return self._asked is None
 
     def _on_signal(self, _signal: int, _frame: object) -> None:
+        if self._executor.is_telling:
+            return  # the line's thread will try again
         message, attempt = self._asked, self._attempt
         self._asked = None
         if message is None or attempt is None or not self._in_body or not _is(attempt, message):

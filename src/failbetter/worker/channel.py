@@ -31,6 +31,8 @@ class Channel:
         self._sending = threading.Lock()
         self._requests = itertools.count(1)
         self._waiting: dict[int, Future[Reply]] = {}
+        self.busy = False
+        """Whether a message is being sent: an exception now would leave half of it on the line."""
         self.on_interrupt: Callable[[Interrupt], None] = lambda message: None
 
     def start(self) -> None:
@@ -42,7 +44,9 @@ class Channel:
         data = encode(message) + b"\n"
         try:
             with self._sending:
+                self.busy = True
                 self._stream.sendall(data)
+                self.busy = False
         except OSError:
             os._exit(LINE_LOST)
 

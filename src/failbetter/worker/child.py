@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import ctypes
 import faulthandler
 import os
@@ -34,6 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, lambda _signal, _frame: None)
     faulthandler.register(STACKS_SIGNAL, options.stacks, all_threads=True)
     logs.configure(options.log_format, options.log_level)
+    for inherited in (options.channel, options.handouts, options.stacks):
+        os.set_inheritable(inherited, False)  # programs that bodies start have no use for them
     channel = Channel(socket.socket(fileno=options.channel))
     source = socket.socket(fileno=options.handouts)
     try:
@@ -69,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     channel.start()
     way.run(source)
     logs.flush()
+    atexit._run_exitfuncs()
     # Threads that the user's code left behind must not keep the process.
     os._exit(0)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,11 +18,11 @@ from failbetter import ids
 from failbetter.errors import LedgerError
 from failbetter.faultpoints import passing
 from failbetter.ledger import claims, effects, registry
-from failbetter.ledger.endings import Error, Settlement, settle
+from failbetter.ledger.endings import Settlement, settle
 from failbetter.lifecycle.decide import Outcome, decide
-from failbetter.lifecycle.fingerprint import Failure, fingerprint
 from failbetter.lifecycle.states import Cause, State
-from failbetter.worker.wire import Ended, Reply, Request, Returned
+from failbetter.worker.judgement import Undecided, judge
+from failbetter.worker.wire import Reply, Request, Returned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,17 +37,6 @@ _TURN = 0.5
 _LONGEST_PAUSE = 2.0
 
 
-class Death(msgspec.Struct, frozen=True):
-    """An attempt that ended with its process; decided in the transaction that knows its effects."""
-
-    job: Claimed
-    outcome: Outcome
-    begun_at: int
-    code: str | None
-    error: Error | None
-    evidence: dict[str, Any]
-
-
 class Desk:
     """What waits to be written, and the writing."""
 
@@ -55,11 +44,10 @@ class Desk:
         self._database = database
         self.worker = worker
         self._endings: list[Settlement] = []
-        self._deaths: list[Death] = []
+        self._undecided: list[Undecided] = []
         self._begun: list[tuple[int, int, int]] = []
         self._give_back: list[tuple[int, int]] = []
         self._requests: list[tuple[Request, Callable[[Reply], None]]] = []
-        self._other_tasks: set[str] = set()
         self._failures = 0
         self._not_before = 0.0
         self.due: int | None = None
@@ -89,46 +77,9 @@ class Desk:
             )
         )
 
-    def ended(self, job: Claimed, message: Ended, code: str | None) -> None:
-        """A child tells of any other end."""
-        cause = Cause(message.cause)
-        outcome = Outcome(
-            cause,
-            verdict=message.verdict,  # type: ignore[arg-type]  # the child's own Verdict
-            delay=message.delay,
-            at_least=message.at_least,
-            begun=message.begun_at is not None,
-            uncertain=message.uncertain,
-        )
-        if cause is Cause.UNLOADABLE and job.task in self._other_tasks:
-            # A rolling deploy: another live worker knows this task.
-            outcome = Outcome(cause, "retry", delay=1.0, begun=False)
-        error = None
-        if message.error_type is not None:
-            text = message.error_message or _default_message(cause, job)
-            error = Error(message.error_type, text, message.traceback, message.fingerprint)
-        begun_at = message.begun_at
-        if cause is Cause.UNLOADABLE and begun_at is None:
-            begun_at = message.ended_at  # it is an attempt all the same: its evidence must be kept
-        ending = Settlement(
-            job.id,
-            job.fence,
-            job.starts + 1,
-            job.priority,
-            decide(job.facts(), outcome, message.ended_at, random),
-            cause,
-            begun_at,
-            message.ended_at,
-            self.worker.name,
-            code,
-            error=error,
-        )
-        self._endings.append(ending)
-        self._log(job, ending)
-
-    def died(self, death: Death) -> None:
-        """An attempt ended with its process."""
-        self._deaths.append(death)
+    def ended(self, one: Undecided) -> None:
+        """Any other end: told by a child, or seen in its death."""
+        self._undecided.append(one)
 
     def begun(self, job: Claimed, at: int) -> None:
         """A body has begun, and goes on."""
@@ -150,13 +101,13 @@ class Desk:
     def must_write(self) -> bool:
         """Whether something waits to be written."""
         return bool(
-            self._endings or self._deaths or self._requests or self._begun or self._give_back
+            self._endings or self._undecided or self._requests or self._begun or self._give_back
         )
 
     @property
     def waiting(self) -> int:
         """How many endings wait to be written."""
-        return len(self._endings) + len(self._deaths)
+        return len(self._endings) + len(self._undecided)
 
     def may_write(self, now: float) -> bool:
         """Whether the ledger should be tried again by now (monotonic s)."""
@@ -165,7 +116,7 @@ class Desk:
     def settling(self) -> set[tuple[int, int]]:
         """(id, fence) of all that waits here and the ledger still counts as held."""
         held = {(ending.id, ending.fence) for ending in self._endings}
-        held |= {(death.job.id, death.job.fence) for death in self._deaths}
+        held |= {(one.job.id, one.job.fence) for one in self._undecided}
         return held | set(self._give_back)
 
     # -- write
@@ -176,16 +127,17 @@ class Desk:
         On a ledger out of reach nothing is claimed, everything stays, and `may_write` is false
         for a while.
         """
-        durable = bool(self._endings or self._deaths or self._requests)
+        durable = bool(self.waiting or self._requests)
         try:
             with self._database.write(durable=durable, timeout=_TURN) as tx:
-                deaths = [self._settlement(tx, death) for death in self._deaths]
-                refused = settle(tx, [*self._endings, *deaths])
+                # First, because what an ended attempt told of its effects counts.
+                replies = [(self._answer(tx, asked), reply) for asked, reply in self._requests]
+                judged = [judge(tx, one, self.worker.name) for one in self._undecided]
+                refused = settle(tx, [*self._endings, *judged])
                 if self._begun:
                     claims.mark_begun(tx, self._begun)
                 if self._give_back:
                     claims.give_back(tx, self._give_back, time.time_ns() // 1000)
-                replies = [(answer(tx, asked), reply) for asked, reply in self._requests]
                 claimed = self._claim(tx, room)
         except LedgerError as error:
             self._put_off(error, now)
@@ -193,7 +145,7 @@ class Desk:
         passing("after_commit")
         for reply, send in replies:
             send(reply)
-        self._after(deaths, refused)
+        self._after(judged, refused)
         return claimed
 
     def _claim(self, tx: Tx, room: int) -> list[Claimed]:
@@ -203,11 +155,11 @@ class Desk:
         claimed, self.due = claims.claim(tx, self.worker.id, queues, room, time.time_ns() // 1000)
         return claimed
 
-    def _after(self, deaths: list[Settlement], refused: list[Settlement]) -> None:
+    def _after(self, judged: list[Settlement], refused: list[Settlement]) -> None:
         if self._failures:
             _logger.warning("the ledger is back; everything that waited is written")
-        for death, ending in zip(self._deaths, deaths, strict=True):
-            self._log(death.job, ending)
+        for one, ending in zip(self._undecided, judged, strict=True):
+            self._log(one.job, ending)
         for ending in refused:
             _logger.warning(
                 "the late result of attempt %d changed nothing: the job was handed on meanwhile",
@@ -216,14 +168,14 @@ class Desk:
             )
         self._failures = 0
         self._endings.clear()
-        self._deaths.clear()
+        self._undecided.clear()
         self._begun.clear()
         self._give_back.clear()
         self._requests.clear()
 
     def _put_off(self, error: LedgerError, now: float) -> None:
         self._failures += 1
-        pause = min(0.05 * 2**self._failures, _LONGEST_PAUSE)
+        pause = min(0.05 * 2 ** min(self._failures, 10), _LONGEST_PAUSE)
         self._not_before = now + pause
         if self._failures in (3, 30) or self._failures % 300 == 0:
             _logger.error(
@@ -233,30 +185,11 @@ class Desk:
                 _LONGEST_PAUSE,
             )
 
-    def _settlement(self, tx: Tx, death: Death) -> Settlement:
-        job = death.job
-        now = time.time_ns() // 1000
-        outcome = msgspec.structs.replace(death.outcome, uncertain=effects.in_doubt(tx, job.id))
-        transition = decide(job.facts(), outcome, now, random)
-        error = death.error
-        if error is None and transition.state is State.FAILED:
-            kind, message = _NO_OUTCOME[outcome.cause == Cause.BYSTANDER]
-            mark = fingerprint(Failure(task=job.task, error_type=kind))
-            error = Error(kind, message, None, mark)
-        return Settlement(
-            job.id,
-            job.fence,
-            job.starts + 1,
-            job.priority,
-            transition,
-            outcome.cause,
-            death.begun_at,
-            now,
-            self.worker.name,
-            death.code,
-            error=error,
-            evidence=msgspec.json.encode(death.evidence).decode() if death.evidence else None,
-        )
+    def _answer(self, tx: Tx, asked: Request) -> Reply:
+        if asked.kind == "intend" and any(asked.id == one.job.id for one in self._undecided):
+            # It died while it asked, so it has not begun the effect.
+            return Reply(asked.request, "lost", None)
+        return answer(tx, asked)
 
     def _log(self, job: Claimed, ending: Settlement) -> None:
         to = ending.transition
@@ -296,19 +229,6 @@ class Desk:
         with self._database.write(durable=False, timeout=_TURN) as tx:
             registry.describe(tx, self.worker.id, code, msgspec.json.encode(tasks).decode())
 
-    def learn_tasks_of_others(self) -> None:
-        """Which tasks other live workers know: a job that is unknown here may be theirs."""
-        now = time.time_ns() // 1000
-        with self._database.look() as tx:
-            others = [
-                worker
-                for worker in registry.all_workers(tx)
-                if worker.id != self.worker.id and not worker.lease_expired(now)
-            ]
-        self._other_tasks = {
-            task for worker in others for task in msgspec.json.decode(worker.tasks, type=list[str])
-        }
-
     def cancelled(self) -> list[tuple[int, int]]:
         """(id, fence) of held jobs that a person has cancelled."""
         with self._database.look() as tx:
@@ -321,17 +241,6 @@ class Desk:
 
 
 _RETURNED = Outcome(Cause.RETURNED)
-# What a job that may not run twice failed of, when its process was killed through no fault of its.
-_NO_OUTCOME = (
-    ("failbetter.Interrupted", "its worker stopped and could wait no longer for the body"),
-    ("failbetter.ProcessDied", "its process was killed because of another body in it"),
-)
-
-
-def _default_message(cause: Cause, job: Claimed) -> str:
-    if cause is Cause.TIMED_OUT:
-        return f"the body ran longer than its timeout of {job.policy.timeout:g} s"
-    return ""
 
 
 def answer(tx: Tx, asked: Request) -> Reply:

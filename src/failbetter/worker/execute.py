@@ -12,10 +12,10 @@ import msgspec
 from failbetter import logs
 from failbetter.errors import EffectUncertain, Release, Retry
 from failbetter.faultpoints import passing
-from failbetter.lifecycle.fingerprint import Failure, fingerprint
+from failbetter.ledger.endings import own_error
 from failbetter.lifecycle.states import Cause
 from failbetter.running import RunningJob, current
-from failbetter.worker.verdict import Judged, describe, judge, secret_texts
+from failbetter.worker.verdict import MAX_MESSAGE, Judged, describe, judge, secret_texts
 from failbetter.worker.wire import NULL, Ended, Returned
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Attempt:
 
 
 class Executor:
-    """Turns hand-outs into endings. Shared by the ways a child runs bodies (see `lanes`)."""
+    """Turns hand-outs into endings. Shared by the ways a child runs bodies (see `bodies`)."""
 
     def __init__(self, app: App, channel: Channel, ring: Ring) -> None:
         self._app = app
@@ -52,6 +52,11 @@ class Executor:
         self._ring = ring
         self._ring_lock = threading.Lock()
         self._pid = os.getpid()
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether a message to the supervisor is under way."""
+        return self._channel.busy
 
     def prepare(self, handout: Handout, args: bytes | None) -> Attempt | None:
         """Everything before the body; None when it came to an end already.
@@ -79,7 +84,9 @@ class Executor:
             raw = self._channel.payload(handout) if args is None else args
             attempt.args, attempt.kwargs = task.arguments.decode(raw)
         except Exception as error:
-            text = f"the stored arguments do not fit the task: {error}"
+            # The text may repeat a value that is to be shown nowhere.
+            what = "its parameters are redacted" if task.options.policy.redact else str(error)
+            text = f"the stored arguments do not fit the task: {what}"[:MAX_MESSAGE]
             self._tell_unloadable(attempt, "failbetter.UndecodablePayload", text)
             return None
         attempt.running = RunningJob(
@@ -134,16 +141,15 @@ class Executor:
             f"the body returned, but nobody knows whether its effect happened: {names}"
             " (it raised inside `once`, and the body went on)"
         )
-        kind = "failbetter.EffectUncertain"
-        mark = fingerprint(Failure(task=attempt.task.name, error_type=kind))
+        error = own_error(attempt.task.name, "failbetter.EffectUncertain", message)
         self._channel.tell(
             _ended(
                 attempt,
                 Cause.RETURNED,
                 uncertain=True,
-                error_type=kind,
-                error_message=message,
-                fingerprint=mark,
+                error_type=error.type,
+                error_message=error.message,
+                fingerprint=error.fingerprint,
             )
         )
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from failbetter.ledger.endings import Error
+from failbetter.ledger.endings import Error, own_error
 from failbetter.lifecycle.decide import Outcome
-from failbetter.lifecycle.fingerprint import Failure, fingerprint
 from failbetter.lifecycle.states import Cause
-from failbetter.worker.desk import Death
 from failbetter.worker.evidence import OutOfMemory, describe_exit, exit_text, resident_bytes
+from failbetter.worker.judgement import Undecided
 from failbetter.worker.process import Child
 
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ _AHEAD = 0.02
 class Mourned(msgspec.Struct):
     """What a child's death leaves behind."""
 
-    deaths: list[Death]
+    deaths: list[Undecided]
     unbegun: list[Claimed]
 
 
@@ -46,11 +44,12 @@ class Nursery:
         self._settings = settings
         self._memory = OutOfMemory()
         self.children: list[Child] = []
-        self._vacant: deque[tuple[int, float]] = deque()
+        self._vacant: dict[int, float] = {}
         self._quick_deaths = 0
 
     def fill(self) -> list[Child]:
         """Start a child for every place; the new ones."""
+        self._vacant.clear()
         return [self._spawn(index) for index in range(self._settings.processes)]
 
     def _spawn(self, index: int) -> Child:
@@ -64,14 +63,18 @@ class Nursery:
     def respawn(self, now: float) -> list[Child]:
         """Fill the places whose pause is over; the new children. `now` in monotonic s."""
         started = []
-        while self._vacant and self._vacant[0][1] <= now:
-            index, _ = self._vacant.popleft()
-            started.append(self._spawn(index))
+        for index, due in list(self._vacant.items()):
+            if due > now:
+                continue
+            try:
+                started.append(self._spawn(index))
+            except OSError as error:
+                # No process, descriptor or disk to be had just now.
+                _logger.error("a child cannot be started (%s); trying again", error)
+                self._vacant[index] = now + 1.0
+            else:
+                del self._vacant[index]
         return started
-
-    def next_respawn(self) -> float | None:
-        """When (monotonic s) the next place will be filled."""
-        return self._vacant[0][1] if self._vacant else None
 
     # -- watching
 
@@ -111,6 +114,7 @@ class Nursery:
             )
             child.kill("memory")
         elif not child.closing:
+            _logger.info("child %d uses %d bytes, over --max-memory; replacing it", child.pid, used)
             child.close_handouts()
 
     def behind_long_bodies(self, child: Child, now: float) -> list[Claimed]:
@@ -162,12 +166,12 @@ class Nursery:
     def _vacate(self, child: Child, now: float) -> None:
         quick = not child.proven and not child.begun
         self._quick_deaths = self._quick_deaths + 1 if quick else 0
-        pause = min(0.1 * 2**self._quick_deaths, _LONGEST_PAUSE) if quick else 0.0
-        self._vacant.append((child.index, now + pause))
+        pause = min(0.1 * 2 ** min(self._quick_deaths, 10), _LONGEST_PAUSE) if quick else 0.0
+        self._vacant[child.index] = now + pause
 
     def _death(
         self, child: Child, job: Claimed, began_ns: int, evidence: dict[str, object], *, alone: bool
-    ) -> Death:
+    ) -> Undecided:
         number = job.id
         own = dict(evidence)
         if child.stacks_text is not None:
@@ -178,7 +182,8 @@ class Nursery:
         error = _error_of(cause, job, own)
         begun_at = time.time_ns() // 1000 - max(time.monotonic_ns() - began_ns, 0) // 1000
         outcome = Outcome(cause, alone=alone)
-        return Death(job, outcome, begun_at, child.code, error, own)
+        ended_at = time.time_ns() // 1000
+        return Undecided(job, outcome, begun_at, ended_at, child.code, error, own)
 
     @staticmethod
     def _cause(child: Child, number: int) -> Cause:
@@ -205,8 +210,7 @@ def _error_of(cause: Cause, job: Claimed, evidence: dict[str, object]) -> Error 
     else:
         return None
     stacks = evidence.get("stacks")
-    mark = fingerprint(Failure(task=job.task, error_type=kind))
-    return Error(kind, message, str(stacks) if stacks else None, mark)
+    return own_error(job.task, kind, message, str(stacks) if stacks else None)
 
 
 def _past(evidence: dict[str, object]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from failbetter.ledger.claims import Claimed
+
+_logger = logging.getLogger("failbetter.worker")
 
 MOST_HANDED_OUT = RING // 2
 """So that a begun attempt that is not settled yet always stands on the board."""
@@ -74,6 +77,7 @@ class Child:
         self._ring: Ring | None = None
         self._broken = False
         self._broken_at: float | None = None
+        self._unsaid = bytearray()
         self._killed = False
         self._start(app, log_format, log_level)
 
@@ -118,15 +122,18 @@ class Child:
 
     def give_board(self, path: Path, lock: WorkerLock) -> None:
         """Let a child that has said hello begin: it may be handed jobs from now on."""
-        lock.note_child(self.pid, self.started)
-        self._ring = Ring(path, self.index)
         if self.closing or self.process.stdin is None:
             return
         try:
+            lock.note_child(self.pid, self.started)
+            self._ring = Ring(path, self.index)
             self.process.stdin.write(f"{path}\n".encode())
             self.process.stdin.close()
-        except OSError:
-            return  # it has died; its death is on its way to us
+        except OSError as error:
+            # It has died, or the disk is full: either way another takes its place.
+            _logger.warning("child %d cannot begin: %s", self.pid, error)
+            self.kill()
+            return
         self.ready = True
 
     # -- jobs
@@ -201,7 +208,7 @@ class Child:
     def hear(self) -> list[Any]:
         """What the child has said since."""
         messages: list[Any] = []
-        while True:
+        while not self._broken:
             try:
                 data = self.stream.recv(1 << 18)
             except BlockingIOError:
@@ -212,8 +219,13 @@ class Child:
                 self._broken = True
                 return messages
             messages += self._lines.feed(data)
-            if len(data) < 1 << 18:
+            if self._lines.spoilt:
+                _logger.error("child %d said what is no message (did a body?)", self.pid)
+                self._broken = True
                 return messages
+            if len(data) < 1 << 18:
+                break
+        return messages
 
     def is_cut_off(self, now: float) -> bool:
         """Whether the line to the child is cut although it goes on living."""
@@ -233,15 +245,21 @@ class Child:
         self._say(Interrupt(job.id, job.fence, why))
 
     def _say(self, message: msgspec.Struct) -> None:
-        data = encode(message) + b"\n"
+        self._unsaid += encode(message) + b"\n"
+        self.speak()
+
+    def speak(self) -> None:
+        """Send what waits to be said, as far as the child takes it. Never blocks."""
+        if not self._unsaid:
+            return
         try:
-            self.stream.setblocking(True)
-            self.stream.settimeout(1.0)
-            self.stream.sendall(data)
+            sent = self.stream.send(self._unsaid)
+        except BlockingIOError:
+            return
         except OSError:
             self._broken = True
-        finally:
-            self.stream.setblocking(False)
+            return
+        del self._unsaid[:sent]
 
     # -- end
 
@@ -291,7 +309,7 @@ class Child:
     def bury(self) -> int:
         """After its death: end what it left running, close what it had open; its return code."""
         code = self.process.wait()
-        kill_session(self.pid, self.started)
+        kill_session(self.pid)
         for end in (self.stream, self._out, self._source):
             end.close()
         if self.death is not None:

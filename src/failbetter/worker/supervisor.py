@@ -23,10 +23,12 @@ from failbetter import board, ids, logs
 from failbetter.errors import FailbetterError, LedgerError, SchemaMismatch
 from failbetter.faultpoints import passing
 from failbetter.fleet import describe_process
-from failbetter.ledger import reads, registry
+from failbetter.ledger import claims, registry
 from failbetter.ledger.database import Database
 from failbetter.recovery import Sweeper
 from failbetter.worker.desk import Desk
+from failbetter.worker.evidence import describe_exit, exit_text
+from failbetter.worker.judgement import told
 from failbetter.worker.nursery import GRACE, Nursery
 from failbetter.worker.wire import Ended, Hello, Reply, Request, Returned, Unready
 
@@ -48,12 +50,18 @@ _POLL = 0.1
 _WATCH = 0.02
 _SWEEP = 1.0
 _CANCELLATIONS = 0.2
+# After a renewal that failed, the next try.
+_TRY_RENEWAL = 1.0
 _STUCK = 0.1
 _MANY = 200
 # µs of work
 _SHORT = 5_000.0
 # After the last child, so long is tried to write what it left.
 _LAST_WRITES = 5.0
+# An idle child's time for what its libraries do at exit.
+_FAREWELL = 2.0
+_EARLY_DEATHS = 5
+_AT_ONCE = float("inf")
 
 
 class Supervisor:
@@ -70,6 +78,8 @@ class Supervisor:
         self._signals: list[int] = []
         self._stop_at: float | None = None
         self._aborted: int | None = None
+        self._enlisted = False
+        self._early_deaths = 0
         self._next_watch = 0.0
         self._next_sweep = 0.0
         self._next_renewal = 0.0
@@ -141,14 +151,29 @@ class Supervisor:
                             "%s cannot be loaded:\n%s", self._settings.app, message.error.rstrip()
                         )
                         return None
-                if child.process.poll() is not None:
-                    _logger.error(
-                        "the first child ended with code %s before it had loaded %s",
-                        child.process.returncode,
-                        self._settings.app,
-                    )
+                if child.process.poll() is not None and not self._replace(child):
                     return None
         return None
+
+    def _replace(self, child: Child) -> bool:
+        """Start another in place of a child that died before its hello; not when it is its fault.
+
+        A signal is somebody else's doing and says nothing about the app.
+        """
+        code = child.process.returncode
+        self._early_deaths += 1
+        if code >= 0 or self._early_deaths > _EARLY_DEATHS:
+            _logger.error(
+                "the first child ended (%s) before it had loaded %s",
+                exit_text(describe_exit(code)),
+                self._settings.app,
+            )
+            return False
+        self._unwatch(child)
+        self._nursery.mourn(child, 0.0)
+        for another in self._nursery.respawn(_AT_ONCE):
+            self._watch_child(another)
+        return True
 
     def _give_up(self) -> int:
         self._kill_all("stop")
@@ -203,6 +228,7 @@ class Supervisor:
             self._selector.register(self._wake, selectors.EVENT_READ, None)
         self._desk = Desk(self._database, worker)
         self._sweeper = Sweeper(self._database, own=number)
+        self._enlisted = True
         self._look = True
 
     # -- the loop
@@ -231,6 +257,7 @@ class Supervisor:
             self._listen(child)
 
     def _listen(self, child: Child) -> None:
+        child.speak()
         spent = bodies = 0
         for message in child.hear():
             if isinstance(message, Returned):
@@ -242,7 +269,7 @@ class Supervisor:
             elif isinstance(message, Ended):
                 job = child.ended(message.id, message.fence)
                 if job is not None:
-                    self._desk.ended(job, message, child.code)
+                    self._desk.ended(told(job, message, child.code))
                     if message.begun_at is not None:
                         spent += message.ended_at - message.begun_at
                         bodies += 1
@@ -269,13 +296,15 @@ class Supervisor:
         child.said_hello = True
         child.code = hello.code
         known = self._hello
-        self._hello = hello
+        if known is None:
+            self._hello = hello
         if known is not None and (known.code, known.tasks) != (hello.code, hello.tasks):
             _logger.info(
                 "child %d runs code %s, before it was %s", child.pid, hello.code, known.code
             )
             try:
                 self._desk.describe(hello.code, hello.tasks)
+                self._hello = hello
             except LedgerError as error:
                 _logger.warning("could not note the new code version: %s", error)
 
@@ -325,7 +354,7 @@ class Supervisor:
         self._unwatch(child)
         mourned = self._nursery.mourn(child, now)
         for death in mourned.deaths:
-            self._desk.died(death)
+            self._desk.ended(death)
         self._keep(mourned.unbegun)
 
     def _unstick(self, now: float) -> None:
@@ -345,18 +374,21 @@ class Supervisor:
                 if any(child.marked for child in self._nursery.children):
                     self._heed_cancellations()
             if now >= self._next_renewal:
-                self._next_renewal = now + self._desk.worker.lease / 3e6
+                self._next_renewal = now + _TRY_RENEWAL
+                if not self._enlisted:
+                    self._begin_anew()
+                    return
                 self._desk.renew(self._stop_at is not None)
                 if self._desk.lost:
                     self._start_over()
                     return
-                self._desk.learn_tasks_of_others()
+                self._next_renewal = now + self._desk.worker.lease / 3e6
                 self._reconcile()
         if now >= self._next_sweep:
             self._next_sweep = now + _SWEEP
             try:
                 report = self._sweeper.tick(now)
-            except LedgerError as error:
+            except (LedgerError, OSError) as error:
                 _logger.warning("the sweep could not be done: %s", error)
             else:
                 self._look = self._look or bool(report.handed_back)
@@ -373,8 +405,10 @@ class Supervisor:
         for number, fence in self._desk.cancelled():
             for child in self._nursery.children:
                 job = child.handed.get(number)
-                if job is not None and job.fence == fence and number not in child.interrupted:
-                    child.look_at_board()
+                if job is None or job.fence != fence or number in child.interrupted:
+                    continue
+                child.look_at_board()
+                if number in child.begun:
                     child.cancelled.add(number)
                     child.interrupt(job, "cancel")
 
@@ -494,6 +528,7 @@ class Supervisor:
                 self._begin_to_stop(now)
             elif self._aborted is None:
                 self._aborted = received
+                self._stop_at = now
                 _logger.warning("stopping at once; what runs is interrupted and handed back")
         if self._stop_at is None:
             return
@@ -513,7 +548,10 @@ class Supervisor:
         )
         self._give_up_claims()
         for child in self._nursery.children:
-            child.close_handouts()
+            if child.ready:
+                child.close_handouts()
+            else:
+                child.kill("stop")
 
     def _give_up_claims(self) -> None:
         """Everything claimed whose body has not begun goes back to the ledger."""
@@ -535,7 +573,8 @@ class Supervisor:
         if any(child.handed for child in self._nursery.children):
             return None
         try:
-            live = reads.any_live(self._database, self._settings.queues)
+            with self._database.look() as tx:
+                live = claims.any_live(tx, self._settings.queues)
         except LedgerError:
             return None
         return None if live else 0
@@ -574,8 +613,19 @@ class Supervisor:
         self._queue.clear()
         self._suspects.clear()
         self._leave_fleet()
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Register as a new worker; where the ledger is out of reach, later."""
         assert self._hello is not None
-        self._enlist(self._hello)
+        self._enlisted = False
+        if self._stop_at is not None:
+            return
+        try:
+            self._enlist(self._hello)
+        except (LedgerError, OSError) as error:
+            _logger.warning("cannot register as a worker (%s); trying again", error)
+            return
         for child in self._nursery.fill():
             self._watch_child(child)
 
@@ -586,6 +636,13 @@ class Supervisor:
 
     def _leave(self) -> None:
         """Say goodbye, so that nobody waits for a lease."""
+        for child in self._nursery.children:
+            child.close_handouts()
+        limit = time.monotonic() + _FAREWELL
+        while any(child.process.poll() is None for child in self._nursery.children):
+            if time.monotonic() > limit:
+                break
+            self._selector.select(0.01)
         self._kill_all("stop")
         if self._desk.must_write:
             return  # what could not be written is settled by a sweep, which needs row and board
@@ -599,6 +656,9 @@ class Supervisor:
         self._database.close()
 
     def _leave_fleet(self) -> None:
+        if not self._enlisted:
+            return
+        self._enlisted = False
         if self._wake is not None:
             self._selector.unregister(self._wake)
             self._wake.close()

@@ -134,6 +134,8 @@ class Lines:
     def __init__(self, kind: Any) -> None:
         self._decoder = msgspec.json.Decoder(kind)
         self._rest = b""
+        self.spoilt = False
+        """Whether something came that is no message: nothing after it can be trusted."""
 
     def feed(self, data: bytes) -> list[Any]:
         """The messages that `data` completes."""
@@ -143,4 +145,17 @@ class Lines:
             return []
         whole = self._rest + data[:cut] if self._rest else data[:cut]
         self._rest = data[cut:]
-        return self._decoder.decode_lines(whole)
+        try:
+            return self._decoder.decode_lines(whole)
+        except msgspec.MsgspecError:
+            return self._up_to_nonsense(whole)
+
+    def _up_to_nonsense(self, whole: bytes) -> list[Any]:
+        found = []
+        for line in whole.splitlines():
+            try:
+                found.append(self._decoder.decode(line))
+            except msgspec.MsgspecError:
+                self.spoilt = True
+                break
+        return found

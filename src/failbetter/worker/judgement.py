@@ -1,0 +1,115 @@
+"""Attempts that ended otherwise than by returning, judged in the transaction that writes the end.
+
+Only there is it known whether an effect of the job is in doubt, and who else knows its task.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from failbetter.ledger import effects, registry
+from failbetter.ledger.claims import Claimed
+from failbetter.ledger.endings import Error, Settlement, own_error
+from failbetter.lifecycle.decide import Outcome, decide
+from failbetter.lifecycle.states import Cause, State
+from failbetter.worker.wire import Ended
+
+if TYPE_CHECKING:
+    from failbetter.ledger.database import Tx
+
+# Seconds until a job that only another worker can run is claimable again.
+_ELSEWHERE = 1.0
+
+# What a job that may not run twice failed of, when its process was killed through no fault of its.
+_NO_OUTCOME = {
+    Cause.INTERRUPTED: (
+        "failbetter.Interrupted",
+        "its worker stopped and could wait no longer for the body",
+    ),
+    Cause.BYSTANDER: (
+        "failbetter.ProcessDied",
+        "its process was killed because of another body in it",
+    ),
+}
+
+
+class Undecided(msgspec.Struct, frozen=True):
+    """An attempt's end before it is judged. Times in microseconds since the epoch.
+
+    `begun_at` None: its body had not begun. `code`: the version of the code it ran.
+    """
+
+    job: Claimed
+    outcome: Outcome
+    begun_at: int | None
+    ended_at: int
+    code: str | None
+    error: Error | None = None
+    evidence: dict[str, Any] = {}
+
+
+def told(job: Claimed, message: Ended, code: str | None) -> Undecided:
+    """What a child tells of an end."""
+    cause = Cause(message.cause)
+    outcome = Outcome(
+        cause,
+        verdict=message.verdict,  # type: ignore[arg-type]  # the child's own Verdict
+        delay=message.delay,
+        at_least=message.at_least,
+        begun=message.begun_at is not None,
+        uncertain=message.uncertain,
+    )
+    error = None
+    if message.error_type is not None:
+        text = message.error_message or _default_message(cause, job)
+        error = Error(message.error_type, text, message.traceback, message.fingerprint)
+    return Undecided(job, outcome, message.begun_at, message.ended_at, code, error)
+
+
+def judge(tx: Tx, one: Undecided, worker: str) -> Settlement:
+    """Decide what becomes of the job; `worker` is the name under which its attempt ran."""
+    job, outcome, error, begun_at = one.job, one.outcome, one.error, one.begun_at
+    if outcome.cause is Cause.UNLOADABLE and begun_at is None:
+        if _is_known_elsewhere(tx, job):
+            # A rolling deploy: in a while another worker, or a newer child of ours, claims it.
+            outcome, error = Outcome(Cause.UNLOADABLE, delay=_ELSEWHERE, begun=False), None
+        else:
+            begun_at = one.ended_at  # an attempt all the same: its evidence must be kept
+    elif begun_at is not None and not outcome.uncertain and effects.in_doubt(tx, job.id):
+        outcome = msgspec.structs.replace(outcome, uncertain=True)
+    transition = decide(job.facts(), outcome, one.ended_at, random)
+    if error is None and transition.state is State.FAILED and outcome.cause in _NO_OUTCOME:
+        error = own_error(job.task, *_NO_OUTCOME[outcome.cause])
+    return Settlement(
+        job.id,
+        job.fence,
+        job.starts + 1,
+        job.priority,
+        transition,
+        outcome.cause,
+        begun_at,
+        one.ended_at,
+        worker,
+        one.code,
+        error=error,
+        evidence=msgspec.json.encode(one.evidence).decode() if one.evidence else None,
+    )
+
+
+def _is_known_elsewhere(tx: Tx, job: Claimed) -> bool:
+    now = time.time_ns() // 1000
+    return any(
+        job.task in msgspec.json.decode(worker.tasks, type=list[str])
+        for worker in registry.all_workers(tx)
+        if not worker.lease_expired(now)
+    )
+
+
+def _default_message(cause: Cause, job: Claimed) -> str:
+    if cause is Cause.TIMED_OUT:
+        return f"the body ran longer than its timeout of {job.policy.timeout:g} s"
+    return ""
