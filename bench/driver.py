@@ -79,11 +79,11 @@ class Driver:
         return {"called": called, "returned": returned}
 
     def wait_ended(self, timeout: float, every: float) -> dict[str, Any]:
-        """Poll until every job enqueued here has ended; when that was first seen."""
+        """Poll until every job enqueued here has ended; when that was first seen, None if not."""
         deadline = time.monotonic() + timeout
         while not self._producer.ended(self._total):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self._total} jobs had not all ended after {timeout:.0f} s")
+                return {"ns": None, "total": self._total}
             time.sleep(every)
         return {"ns": time.monotonic_ns()}
 

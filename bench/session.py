@@ -100,12 +100,14 @@ class Session:
 
     def wait_ended(self, timeout: float = 300.0, every: float = 0.005) -> int:
         """Wait until all jobs have ended; when that was seen, in ns, to within `every` seconds."""
-        try:
-            return int(self._ask("wait_ended", timeout=timeout, every=every)["ns"])
-        except RuntimeError as error:
+        deadline = time.monotonic() + timeout
+        while (answer := self._ask("wait_ended", timeout=1.0, every=every))["ns"] is None:
             for worker in self.workers:
                 worker.check()
-            raise RuntimeError(f"{error}; {'; '.join(w.tail() for w in self.workers)}") from None
+            if time.monotonic() > deadline:
+                logs = "; ".join(worker.tail() for worker in self.workers)
+                raise RuntimeError(f"{answer['total']} jobs had not ended in {timeout:g} s; {logs}")
+        return int(answer["ns"])
 
     def marks(self) -> list[Mark]:
         """What the bodies noted."""

@@ -102,17 +102,17 @@ def section(title: str, text: str, columns: Sequence[Column], systems: Sequence[
     return [f"## {title}", "", text, "", *grid(["system", *(c.heading for c in shown)], rows), ""]
 
 
-def floors(systems: Sequence[System], results: Results) -> list[str]:
+def floors(systems: Sequence[System], results: Results, history: int) -> list[str]:
     """The speeds to reach, beside what was measured."""
     peers = [s.key for s in systems if s.family == "peer"]
     rows = []
     for floor in FLOORS:
-        spread = floor.measured(results, peers)
+        spread, title = floor.measured(results, peers), floor.title.format(history=history)
         if spread is None:
-            rows.append([floor.title, floor.wanted(), "not measured in this run", ""])
+            rows.append([title, floor.wanted(), "not measured in this run", ""])
         else:
             reached = "yes" if floor.reached(spread) else "**no**"
-            rows.append([floor.title, floor.wanted(), show(spread, 2), reached])
+            rows.append([title, floor.wanted(), show(spread, 2), reached])
     headings = ["measure", "floor", "median (low to high)", "reached"]
     return ["## Speeds to reach", "", "Ratios are taken within each round. \"Raw\" is plain"
             " `sqlite3` on the same tables and indexes, doing the same changes of rows in batches"
@@ -122,7 +122,7 @@ def floors(systems: Sequence[System], results: Results) -> list[str]:
 def document(systems: Sequence[System], results: Results, facts: Sequence[str],
              history: int) -> str:  # fmt: skip
     """Everything."""
-    lines = floors(systems, results)
+    lines = floors(systems, results, history)
     for title, text, columns in SECTIONS:
         lines += section(title, text.format(history=history), columns, systems, results)
     if results.skipped or results.errors:

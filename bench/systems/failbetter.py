@@ -24,7 +24,7 @@ class Failbetter(System):
         self.title = f"failbetter, SQLite, {self.durability}"
         one = 3_000 if durable else 10_000
         self.counts = Counts(
-            one=one, bulk=50_000, drain=80_000, spin=3_000, latency=150, retry=50_000
+            one=one, bulk=50_000, drain=80_000, spin=5_000, latency=150, retry=50_000
         )
         if durable:
             self.measures = frozenset(
