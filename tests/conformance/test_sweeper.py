@@ -458,7 +458,9 @@ def test_what_is_claimed_does_not_expire_under_its_worker(ledger: Ledger) -> Non
 def test_many_that_expire(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "_BATCH", 10)
     ledger.insert(*(new_job(expires_at=NOW) for _ in range(30)), new_job())
-    assert Watch(ledger).tick().expired == 30
+    watch = Watch(ledger)
+    # A sweep ends no more than a batch, so that nobody waits long for it; the next goes on.
+    assert [watch.tick().expired for _ in range(4)] == [10, 10, 10, 0]
     assert len(ledger.rows(states=("pending",))) == 1
 
 
