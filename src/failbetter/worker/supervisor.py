@@ -13,7 +13,6 @@ import selectors
 import signal
 import socket
 import time
-from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from failbetter.ledger.database import Database
 from failbetter.recovery import Sweeper
 from failbetter.worker.desk import Desk
 from failbetter.worker.evidence import describe_exit, exit_text
+from failbetter.worker.hall import Hall
 from failbetter.worker.judgement import told
 from failbetter.worker.nursery import GRACE, Nursery
 from failbetter.worker.wire import Ended, Hello, Reply, Request, Returned, Unready
@@ -52,10 +52,6 @@ _SWEEP = 1.0
 _CANCELLATIONS = 0.2
 # After a renewal that failed, the next try.
 _TRY_RENEWAL = 1.0
-_STUCK = 0.1
-_MANY = 200
-# µs of work
-_SHORT = 5_000.0
 # After the last child, so long is tried to write what it left.
 _LAST_WRITES = 5.0
 # An idle child's time for what its libraries do at exit.
@@ -71,9 +67,7 @@ class Supervisor:
         self._settings = settings
         self._nursery = Nursery(settings)
         self._selector = selectors.DefaultSelector()
-        self._queue: deque[Claimed] = deque()
-        self._suspects: deque[Claimed] = deque()
-        self._queue_moved = 0.0
+        self._hall = Hall(self._nursery, settings.concurrency)
         self._look = True
         self._signals: list[int] = []
         self._stop_at: float | None = None
@@ -242,8 +236,8 @@ class Supervisor:
                 self._next_watch = now + _WATCH
                 self._watch(now)
                 passing("in_tick")
-            self._hand_out()
-            room = self._room()
+            self._hall.hand_out()
+            room = self._hall.room() if self._stop_at is None else 0
             if (self._desk.must_write or (self._look and room > 0)) and self._desk.may_write(now):
                 self._write(room, now)
                 continue
@@ -320,7 +314,7 @@ class Supervisor:
         if self._stop_at is None:
             for child in self._nursery.respawn(now):
                 self._watch_child(child)
-        self._unstick(now)
+        self._give_back(self._hall.stuck(now))
         if now >= self._next_memory:
             self._next_memory = now + 0.5
             for child in self._nursery.children:
@@ -357,13 +351,6 @@ class Supervisor:
             self._desk.ended(death)
         self._keep(mourned.unbegun)
 
-    def _unstick(self, now: float) -> None:
-        """What no child can take soon goes back to the ledger, where another worker finds it."""
-        if not self._queue or self._queue_moved > now - _STUCK:
-            return
-        while self._queue:
-            self._desk.give_back(self._queue.popleft())
-
     def _duties(self, now: float) -> None:
         """What comes round by the clock. A ledger out of reach is the desk's to complain of."""
         if not self._desk.may_write(now):
@@ -394,7 +381,7 @@ class Supervisor:
                 self._look = self._look or bool(report.handed_back)
 
     def _reconcile(self) -> None:
-        known = {(job.id, job.fence) for job in (*self._queue, *self._suspects)}
+        known = {(job.id, job.fence) for job in self._hall}
         for child in self._nursery.children:
             known |= {(job.id, job.fence) for job in child.handed.values()}
         for number, fence in self._desk.forgotten(known):
@@ -414,19 +401,6 @@ class Supervisor:
 
     # -- the ledger
 
-    def _room(self) -> int:
-        """How many jobs may be claimed now: what the children can take soon, and as many again."""
-        if self._stop_at is not None:
-            return 0
-        window = held = slots = 0
-        for child in self._nursery.children:
-            if child.ready and not child.closing:
-                window += int(child.window)
-                slots += child.slots
-                held += len(child.handed)
-        target = window if window <= slots else 2 * window
-        return target - held - len(self._queue) - len(self._suspects)
-
     def _write(self, room: int, now: float) -> None:
         self._look = False
         claimed = self._desk.write(room, now)
@@ -437,55 +411,23 @@ class Supervisor:
             self._keep(claimed)
             # There may be more than were asked for.
             self._look = len(claimed) >= room
-            self._hand_out()
+            self._hall.hand_out()
 
     def _keep(self, jobs: list[Claimed]) -> None:
-        """Put claimed jobs where they wait to be handed out; while stopping, give them back."""
+        """Let claimed jobs wait to be handed out; while stopping, give them back."""
+        if self._stop_at is None:
+            self._hall.keep(jobs)
+        else:
+            self._give_back(jobs)
+
+    def _give_back(self, jobs: list[Claimed]) -> None:
         for job in jobs:
-            if self._stop_at is not None:
-                self._desk.give_back(job)
-            elif job.suspect and self._settings.concurrency > 1:
-                self._suspects.append(job)
-            else:
-                self._queue.append(job)
-        if jobs:
-            self._queue_moved = time.monotonic()
-
-    def _hand_out(self) -> None:
-        if self._suspects:
-            self._hand_out_suspects()
-        if not self._queue:
-            return
-        for child in sorted(self._nursery.children, key=_load):
-            free = child.free()
-            while free > 0 and self._queue and child.hand_out(self._queue[0]):
-                self._queue.popleft()
-                self._queue_moved = time.monotonic()
-                free -= 1
-            if free <= 0 and len(child.handed) > _MANY and _is_enough(child):
-                return
-
-    def _hand_out_suspects(self) -> None:
-        """Each alone in a child: in an empty one, else one is kept free of others until it is."""
-        for child in self._nursery.children:
-            if not self._suspects:
-                return
-            if child.ready and not child.handed and not child.closing:
-                child.solo = False
-                if child.hand_out(self._suspects[0]):
-                    self._suspects.popleft()
-                    child.solo = True
-        if self._suspects and not any(child.solo for child in self._nursery.children):
-            ready = [child for child in self._nursery.children if child.ready]
-            if ready:
-                min(ready, key=_load).solo = True
+            self._desk.give_back(job)
 
     # -- waiting
 
     def _wait(self, now: float) -> None:
-        busy = (
-            self._queue or self._suspects or any(child.handed for child in self._nursery.children)
-        )
+        busy = len(self._hall) > 0 or any(child.handed for child in self._nursery.children)
         timeout = _WATCH if busy or self._stop_at is not None else _POLL
         if self._desk.due is not None:
             timeout = min(timeout, max(self._desk.due / 1e6 - time.time(), 0.0))
@@ -557,9 +499,7 @@ class Supervisor:
         """Everything claimed whose body has not begun goes back to the ledger."""
         for child in self._nursery.children:
             self._keep(child.take_back())
-        for waiting in (self._queue, self._suspects):
-            while waiting:
-                self._desk.give_back(waiting.popleft())
+        self._give_back(self._hall.clear())
 
     def _finished(self) -> int | None:
         """The exit code, when there is nothing left to do."""
@@ -568,7 +508,7 @@ class Supervisor:
             return self._stopped_code() if self._stop_overdue() else None
         if self._stop_at is not None:
             return None if self._nursery.children else self._stopped_code()
-        if not self._settings.drain or self._queue or self._suspects:
+        if not self._settings.drain or len(self._hall):
             return None
         if any(child.handed for child in self._nursery.children):
             return None
@@ -610,8 +550,7 @@ class Supervisor:
             child.kill("lost")
             child.bury()
         self._nursery.children.clear()
-        self._queue.clear()
-        self._suspects.clear()
+        self._hall.clear()
         self._leave_fleet()
         self._begin_anew()
 
@@ -665,19 +604,6 @@ class Supervisor:
             self._wake = None
         self._database.fleet.forget(self._desk.worker.id)
         self._lock.close()
-
-
-def _load(child: Child) -> int:
-    return len(child.handed)
-
-
-def _is_enough(child: Child) -> bool:
-    """Whether a full child will be done before the supervisor has settled what it did.
-
-    Bodies so short are bound by the supervisor, and another busy child would only take a core
-    away from it.
-    """
-    return child.pace is not None and len(child.handed) * child.pace < _SHORT
 
 
 def main(settings: Settings) -> int:

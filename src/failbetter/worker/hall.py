@@ -1,0 +1,121 @@
+"""The hall: where claimed jobs wait until a child takes them.
+
+How they relate: a child's *window* is how many jobs it may hold, by how long bodies take; *room* is
+what may be claimed, so that the children's windows are full and, when bodies are short, as many
+jobs stand ready here for the moment they are not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from failbetter.ledger.claims import Claimed
+    from failbetter.worker.nursery import Nursery
+    from failbetter.worker.process import Child
+
+# Seconds after which what no child has taken goes back to the ledger.
+_STUCK = 0.1
+# A child that holds this many, all of them done within `_SHORT` µs, keeps the supervisor busy.
+_MANY = 200
+_SHORT = 5_000.0
+
+
+class Hall:
+    """Claimed jobs on their way to a child, in order; suspects of a shared death apart."""
+
+    def __init__(self, nursery: Nursery, concurrency: int) -> None:
+        self._nursery = nursery
+        self._concurrency = concurrency
+        self._queue: deque[Claimed] = deque()
+        self._suspects: deque[Claimed] = deque()
+        self._moved = 0.0
+
+    def __len__(self) -> int:
+        return len(self._queue) + len(self._suspects)
+
+    def __iter__(self) -> Iterator[Claimed]:
+        yield from self._queue
+        yield from self._suspects
+
+    def room(self) -> int:
+        """How many jobs may be claimed now."""
+        window = held = slots = 0
+        for child in self._nursery.children:
+            if child.ready and not child.closing:
+                window += int(child.window)
+                slots += child.slots
+                held += len(child.handed)
+        target = window if window <= slots else 2 * window
+        return target - held - len(self)
+
+    def keep(self, jobs: list[Claimed]) -> None:
+        """Let claimed jobs wait here."""
+        for job in jobs:
+            # With one body a child, each is alone anyway.
+            alone = job.suspect and self._concurrency > 1
+            (self._suspects if alone else self._queue).append(job)
+        if jobs:
+            self._moved = time.monotonic()
+
+    def stuck(self, now: float) -> list[Claimed]:
+        """Let go of what no child can take soon, so that another worker may find it."""
+        if not self._queue or self._moved > now - _STUCK:
+            return []
+        jobs = list(self._queue)
+        self._queue.clear()
+        return jobs
+
+    def clear(self) -> list[Claimed]:
+        """Let go of all that waits."""
+        jobs = list(self)
+        self._queue.clear()
+        self._suspects.clear()
+        return jobs
+
+    def hand_out(self) -> None:
+        """Give the children what they can take, the least busy one first."""
+        if self._suspects:
+            self._hand_out_suspects()
+        if not self._queue:
+            return
+        for child in sorted(self._nursery.children, key=_load):
+            free = child.free()
+            while free > 0 and self._queue and child.hand_out(self._queue[0]):
+                self._queue.popleft()
+                self._moved = time.monotonic()
+                free -= 1
+            if free <= 0 and len(child.handed) > _MANY and _is_enough(child):
+                return
+
+    def _hand_out_suspects(self) -> None:
+        """Each alone in a child: in an empty one, else one is kept free of others until it is."""
+        for child in self._nursery.children:
+            if not self._suspects:
+                return
+            if child.ready and not child.handed and not child.closing:
+                child.solo = False
+                if child.hand_out(self._suspects[0]):
+                    self._suspects.popleft()
+                    child.solo = True
+        if self._suspects and not any(child.solo for child in self._nursery.children):
+            ready = [child for child in self._nursery.children if child.ready]
+            if ready:
+                min(ready, key=_load).solo = True
+
+
+def _load(child: Child) -> int:
+    return len(child.handed)
+
+
+def _is_enough(child: Child) -> bool:
+    """Whether a full child will be done before the supervisor has settled what it did.
+
+    Bodies so short are bound by the supervisor, and another busy child would only take a core
+    away from it.
+    """
+    return child.pace is not None and len(child.handed) * child.pace < _SHORT
