@@ -10,12 +10,12 @@ import asyncio
 import concurrent.futures
 import contextlib
 import ctypes
-import io
 import os
 import signal
 import socket
 import threading
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from failbetter.errors import Cancelled, Interrupted, TimedOut
@@ -258,12 +258,18 @@ def _note_stack(body: asyncio.Task[Any], stacks: int) -> None:
 
     Later notes replace it, and so it counts only if the child is killed soon.
     """
-    text = io.StringIO()
-    body.print_stack(file=text)
+    frames = []
+    # The task itself knows only its outermost frame while it waits; the rest is a chain.
+    waiting: Any = body.get_coro()
+    while (frame := getattr(waiting, "cr_frame", None)) is not None:
+        frames.append((frame, frame.f_lineno))
+        waiting = waiting.cr_await
+    lines = traceback.StackSummary.extract(iter(frames)).format()
+    text = f"{body!r}, waiting (most recent call last):\n{''.join(lines)}"
     with contextlib.suppress(OSError):  # a body has closed the file; it is evidence, no duty
         os.ftruncate(stacks, 0)
         os.lseek(stacks, 0, os.SEEK_SET)
-        os.write(stacks, text.getvalue().encode(errors="replace"))
+        os.write(stacks, text.encode(errors="replace"))
 
 
 async def _caught(attempt: Attempt) -> tuple[Any, BaseException | None]:
