@@ -480,7 +480,7 @@ def hang_busy() -> None:
 @task(timeout=1, max_attempts=1)
 async def ahang_asleep() -> None:
     with told():
-        while True:
+        while True:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
 
 

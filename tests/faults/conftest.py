@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-
 from tests.faults.harness import Site, open_site
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -20,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
+from tests.faults import promises
+from tests.faults.apps import LOG, make_app
 
 from failbetter import ids
 from failbetter.ledger import registry
-from tests.faults import promises
-from tests.faults.apps import LOG, make_app
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -150,7 +149,9 @@ class Worker:
 
     def thaw(self) -> None:
         """SIGCONT to all that `freeze` stopped."""
-        for process in [*self.frozen, psutil.Process(self.pid)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.frozen.append(psutil.Process(self.pid))
+        for process in self.frozen:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()
         self.frozen = []
@@ -175,6 +176,8 @@ class Site:
         self.log = BodyLog(folder / "bodies.log")
         self.workers: list[Worker] = []
         self.accepted: list[str] = []
+        self.seed = int(os.environ.get("FAILBETTER_TEST_SEED") or time.time_ns() % 1_000_000)
+        print(f"FAILBETTER_TEST_SEED={self.seed}")
         self._helpers: list[subprocess.Popen[bytes]] = []
 
     # -- jobs
@@ -236,7 +239,7 @@ class Site:
         found = dict(os.environ)
         found.update(
             FAILBETTER_URL=self.url,
-            PYTHONPATH=str(ROOT),
+            PYTHONPATH=f"{ROOT / 'src'}{os.pathsep}{ROOT}",
             PYTHONUNBUFFERED="1",
             **{LOG: str(self.log.path)},
         )
@@ -361,6 +364,3 @@ def open_site(url: str, folder: Path) -> Iterator[Site]:
 def number_of(job: Job) -> int:
     """The job's id as the ledger has it."""
     return ids.from_text(job.id)
-
-
-SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSEGV": signal.SIGSEGV, "SIGABRT": signal.SIGABRT}

@@ -19,8 +19,9 @@ from failbetter.lifecycle.states import ENDS, LIVE, REASONS, Cause, Reason, Stat
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from failbetter import App
     from tests.faults.harness import BodyLog, Entry
+
+    from failbetter import App
 
 CHARGED = frozenset({Cause.RAISED, Cause.TIMED_OUT, Cause.STALLED, Cause.FAILED_BY_TASK})
 """Causes that `max_attempts` counts (but for what was raised to discard the job)."""

@@ -6,10 +6,10 @@ Promises 1 to 6 and 9. Each point stands in the code that really runs (`failbett
 from __future__ import annotations
 
 import pytest
-
-from failbetter.faultpoints import POINTS
 from tests.faults import promises
 from tests.faults.harness import Site, wait_until
+
+from failbetter.faultpoints import POINTS
 
 IN_SUPERVISOR = {
     "after_claim": "after_claim:2",

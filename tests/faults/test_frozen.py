@@ -6,8 +6,9 @@ promises 2, 3 and 9.
 
 from __future__ import annotations
 
-import pytest
+import time
 
+import pytest
 from tests.faults.harness import PATIENCE, Site, wait_until
 
 LEASE = 2.0
@@ -87,8 +88,6 @@ def test_frozen_idle_and_frozen_together(site: Site) -> None:
     for worker in workers:
         worker.freeze()
     # Longer than the lease; nothing can be polled for while nobody moves.
-    import time
-
     time.sleep(LEASE + 1)
     for worker in workers:
         worker.thaw()

@@ -5,20 +5,21 @@ The row "hang" of the comparison with today's systems; promises 4 and 7.
 
 from __future__ import annotations
 
-import pytest
+from typing import TYPE_CHECKING
 
+import pytest
 from tests.faults.apps import HANGS
 from tests.faults.harness import Site
+
+if TYPE_CHECKING:
+    from failbetter import Job
 
 # These do not hear the exception that their worker raises in them: their process is replaced.
 DEAF = {"hang_in_c", "hang_swallowing", "ahang_swallowing", "ahang_busy", "ahang_in_c"}
 
 
-def check_hung(site: Site, name: str, job: object) -> list[str]:
+def check_hung(site: Site, name: str, job: Job) -> list[str]:
     """What is wrong with the record of a body that hung."""
-    from failbetter import Job
-
-    assert isinstance(job, Job)
     job.refresh()
     wrong = []
     if (job.state, job.reason) != ("failed", "timeout"):

@@ -6,7 +6,6 @@ The row "poison job" of the comparison with today's systems; promise 4; A4.
 from __future__ import annotations
 
 import pytest
-
 from tests.faults.harness import Site
 
 

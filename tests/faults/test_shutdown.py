@@ -11,7 +11,6 @@ import time
 
 import psutil
 import pytest
-
 from tests.faults.harness import Site, wait_until
 
 

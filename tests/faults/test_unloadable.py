@@ -6,12 +6,16 @@ The row "function gone, payload undecodable" of the comparison with today's syst
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy
+from tests.faults.harness import Site, number_of, wait_until
 
 from failbetter.ledger.schema import jobs
-from tests.faults.harness import Site, number_of, wait_until
+
+if TYPE_CHECKING:
+    from failbetter import Job
 
 GONE = {"FAILBETTER_TEST_GONE": "plain"}
 
@@ -19,11 +23,8 @@ GONE = {"FAILBETTER_TEST_GONE": "plain"}
 UNDECODABLE = ["{", "", "null", "[]", "[1]", '{"n":"text"}', '{"m":1}', "{}", '{"n":1}}', "\x00"]
 
 
-def rewrite(site: Site, job: object, **values: object) -> None:
+def rewrite(site: Site, job: Job, **values: object) -> None:
     """Change a job's row behind failbetter's back."""
-    from failbetter import Job
-
-    assert isinstance(job, Job)
     with site.app.database.engine.begin() as connection:
         statement = sqlalchemy.update(jobs).where(jobs.c.id == number_of(job)).values(**values)
         assert connection.execute(statement).rowcount == 1
