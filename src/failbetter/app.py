@@ -105,7 +105,13 @@ class App:
         tags: Sequence[str] = (),
         replay: Replay = "safe",
         redact: Sequence[str] = (),
-        **later: Any,
+        version: Any = None,
+        verify: Any = None,
+        breaker: Any = None,
+        on_missing: Any = None,
+        on_partial: Any = None,
+        recover_within: Any = None,
+        stalled_after: Any = None,
     ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
     def task(self, function: Any = None, /, **options: Any) -> Any:
