@@ -51,6 +51,9 @@ class Health(msgspec.Struct, frozen=True):
 def check(database: Database) -> Health:
     """Look at the ledger; a ledger that cannot be asked is `fail`, never assumed to be well."""
     try:
+        if not database.exists():
+            text = "there is no such database; the first job or worker makes it"
+            return Health("fail", [Finding("ledger", "fail", database.name, text)])
         findings = _findings(database)
     except FailbetterError as error:
         findings = [Finding("ledger", "fail", None, str(error))]

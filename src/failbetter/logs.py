@@ -41,6 +41,15 @@ class TaskLogger(logging.LoggerAdapter[logging.Logger]):
         return f"[{extra.get('task')}] {msg}", {**kwargs, "extra": extra}
 
 
+def _tame(text: str) -> str:
+    """What a body says must not forge a line of the log or colour an operator's terminal."""
+    lines = (
+        "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)
+        for line in text.split("\n")
+    )
+    return "\n    ".join(lines)
+
+
 class TextFormatter(logging.Formatter):
     """One readable line."""
 
@@ -48,7 +57,7 @@ class TextFormatter(logging.Formatter):
         at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
         job = getattr(record, "job_id", None)
         tail = f"  job={job}" if job else ""
-        line = f"{at} {record.levelname.lower():<7} {record.getMessage()}{tail}"
+        line = f"{at} {record.levelname.lower():<7} {_tame(record.getMessage())}{tail}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line

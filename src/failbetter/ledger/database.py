@@ -123,6 +123,10 @@ class Database:
                     ) from error
         return self._fleet
 
+    def exists(self) -> bool:
+        """Whether there is a database already; asking does not make one."""
+        return self._path.exists()
+
     def sees_dead(self, worker: int, fleet: str) -> bool:
         """Whether the worker is seen to be dead from here: its lock is in our folder, and free."""
         return fleet == self.fleet.id and self.fleet.is_dead(worker)

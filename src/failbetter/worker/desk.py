@@ -194,7 +194,9 @@ class Desk:
     def _log(self, job: Claimed, ending: Settlement) -> None:
         to = ending.transition
         error = ending.error
-        what = f"{error.type}: {error.message}" if error else ending.cause.value
+        what = ending.cause.value
+        if error is not None:
+            what = f"{error.type}: {error.message}" if error.message else error.type
         extra = {
             "job_id": ids.to_text(job.id),
             "task": job.task,

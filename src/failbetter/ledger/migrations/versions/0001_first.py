@@ -90,7 +90,6 @@ def upgrade() -> None:
         ["worker"],
         unique=False,
         sqlite_where=sa.text("worker IS NOT NULL"),
-        postgresql_where=sa.text("worker IS NOT NULL"),
     )
     op.create_index(
         "jobs_exclusive",
@@ -98,7 +97,6 @@ def upgrade() -> None:
         ["exclusive_key", "claimed"],
         unique=True,
         sqlite_where=sa.text("exclusive_key IS NOT NULL"),
-        postgresql_where=sa.text("exclusive_key IS NOT NULL"),
     )
     op.create_index(
         "jobs_expiring",
@@ -106,7 +104,6 @@ def upgrade() -> None:
         ["expires_at", "live"],
         unique=False,
         sqlite_where=sa.text("expires_at IS NOT NULL"),
-        postgresql_where=sa.text("expires_at IS NOT NULL"),
     )
     op.create_index(
         "jobs_unique",
@@ -114,7 +111,6 @@ def upgrade() -> None:
         ["unique_key", "live"],
         unique=True,
         sqlite_where=sa.text("unique_key IS NOT NULL"),
-        postgresql_where=sa.text("unique_key IS NOT NULL"),
     )
     op.create_index(
         "jobs_waiting",
@@ -122,7 +118,6 @@ def upgrade() -> None:
         ["rank", "queue", "careful", "run_at"],
         unique=False,
         sqlite_where=sa.text("rank IS NOT NULL"),
-        postgresql_where=sa.text("rank IS NOT NULL"),
     )
     op.create_table(
         "workers",
