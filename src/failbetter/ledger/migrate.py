@@ -6,6 +6,7 @@ Alembic is imported where it has work: a worker at an up-to-date ledger does wit
 from __future__ import annotations
 
 import fcntl
+import threading
 from typing import TYPE_CHECKING
 
 from sqlalchemy import text
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
     from failbetter.ledger.database import Database
+
+# Alembic keeps the migration that runs in globals of its own, one for all threads and databases.
+_alembic = threading.Lock()
 
 
 def _config() -> Config:
@@ -60,6 +64,7 @@ def upgrade(database: Database) -> tuple[str | None, str]:
             # The driver is in autocommit mode (see sqlite.prepare_connection): begin by hand.
             connection.execute(text("BEGIN IMMEDIATE"))
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            with _alembic:
+                command.upgrade(config, "head")
             connection.commit()
     return before, head()
