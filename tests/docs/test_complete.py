@@ -86,7 +86,11 @@ def options() -> dict[str, object]:
     """What `@app.task` takes, with its defaults."""
     decorating = typing.get_overloads(failbetter.App.task)[-1]
     parameters = inspect.signature(decorating).parameters.values()
-    found = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+    found = {
+        each.name: each.default
+        for each in parameters
+        if each.kind is each.KEYWORD_ONLY and each.name not in _LATER
+    }
     assert len(found) > 15
     return found | {"backoff": Policy().backoff}
 
