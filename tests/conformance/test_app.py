@@ -525,11 +525,14 @@ def test_a_silent_worker_is_named(app: App, ledger: Ledger) -> None:
     assert "old" in str({finding.name: finding for finding in health.findings}["leases"].output)
 
 
-def test_a_ledger_out_of_reach_is_never_assumed_to_be_well(tmp_path: Path) -> None:
-    app = App(f"sqlite:///{tmp_path / 'missing' / 'jobs.db'}")
+@pytest.mark.parametrize("place", ["missing/jobs.db", "folder", "not-yet.db"])
+def test_a_ledger_out_of_reach_is_never_assumed_to_be_well(tmp_path: Path, place: str) -> None:
+    (tmp_path / "folder").mkdir()
+    app = App(f"sqlite:///{tmp_path / place}")
     health = app.health()
     assert health.status == "fail"
-    assert "missing" in str(health.findings[0].output)
+    assert [(finding.name, finding.status) for finding in health.findings] == [("ledger", "fail")]
+    assert health.findings[0].output
     app.close()
 
 
