@@ -1,26 +1,62 @@
-"""Fixtures of the fault tests. A further ledger database is a further `ledger_url`."""
+"""Fixtures of the fault tests. A further ledger database is a further `new_ledger`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from tests.faults.harness import Site, open_site
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    NewLedger = Callable[[Path], str]
 
 
 @pytest.fixture(params=["sqlite"])
-def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty ledger, for each kind of database there is."""
+def new_ledger(request: pytest.FixtureRequest) -> NewLedger:
+    """Makes an empty ledger for a folder and gives its URL; for each kind of database there is."""
     assert request.param == "sqlite"
-    return f"sqlite:///{tmp_path / 'jobs.db'}"
+    return lambda folder: f"sqlite:///{folder / 'jobs.db'}"
 
 
 @pytest.fixture
-def site(ledger_url: str, tmp_path: Path) -> Iterator[Site]:
+def site(new_ledger: NewLedger, tmp_path: Path) -> Iterator[Site]:
     """A ledger, its tasks and its workers."""
-    with open_site(ledger_url, tmp_path) as opened:
+    with open_site(new_ledger(tmp_path), tmp_path) as opened:
         yield opened
+
+
+class SideBySide(Protocol):
+    """Runs scenarios, by name, each on a site of its own."""
+
+    def __call__(self, **scenarios: Callable[[Site], None]) -> None: ...
+
+
+@pytest.fixture
+def side_by_side(new_ledger: NewLedger, tmp_path: Path) -> SideBySide:
+    """For scenarios that mostly wait: all at once, and every failure is told."""
+
+    def run_one(name: str, scenario: Callable[[Site], None]) -> str | None:
+        folder = tmp_path / name
+        folder.mkdir()
+        with open_site(new_ledger(folder), folder) as opened:
+            try:
+                scenario(opened)
+            except Exception as error:
+                error.add_note(f"in the scenario {name}")
+                raise
+        return None
+
+    def run(**scenarios: Callable[[Site], None]) -> None:
+        with ThreadPoolExecutor(len(scenarios)) as pool:
+            running = [pool.submit(run_one, *item) for item in scenarios.items()]
+        errors = [error for one in running if (error := one.exception()) is not None]
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise BaseExceptionGroup("several scenarios failed", errors)
+
+    return run

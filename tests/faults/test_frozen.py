@@ -1,21 +1,36 @@
 """A worker frozen past its lease and thawed again: a zombie, whose late results change nothing.
 
-The row "worker frozen past its lease, then thawed" of the comparison with today's systems;
-promises 2, 3 and 9.
+The rows "worker frozen past its lease, then thawed" and "a healthy job longer than the rescue age"
+of the comparison with today's systems; promises 2, 3, 7 and 9.
 """
 
 from __future__ import annotations
 
+import functools
 import time
+from typing import TYPE_CHECKING
 
-import pytest
 from tests.faults.harness import PATIENCE, Site, wait_until
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import SideBySide
 
 LEASE = 2.0
 
 
-@pytest.mark.parametrize("with_children", [False, True])
-def test_frozen_while_bodies_run(site: Site, with_children: bool) -> None:
+def test_leases(side_by_side: SideBySide) -> None:
+    """Everything here takes some leases of 2 s to show, and next to no work."""
+    side_by_side(
+        supervisor_frozen=functools.partial(frozen_while_bodies_run, with_children=False),
+        all_frozen=functools.partial(frozen_while_bodies_run, with_children=True),
+        moved_in_time=moved_in_time,
+        zombie_body_is_told=zombie_body_is_told,
+        all_workers_frozen_together=all_workers_frozen_together,
+        healthy_longer_than_its_lease=healthy_longer_than_its_lease,
+    )
+
+
+def frozen_while_bodies_run(site: Site, with_children: bool) -> None:
     """The second worker's result stays; the zombie is told, says so, and works on."""
     zombie = site.worker(lease=LEASE, processes=2)
     jobs = [site.enqueue("work", 1, 0.6), site.enqueue("awork", 2, 0.6)]
@@ -45,7 +60,7 @@ def test_frozen_while_bodies_run(site: Site, with_children: bool) -> None:
     site.check()
 
 
-def test_promise_of_time(site: Site) -> None:
+def moved_in_time(site: Site) -> None:
     """Promise 2: a dead attempt is moved within its lease + 5 s, though its process still is."""
     zombie = site.worker(lease=LEASE)
     site.worker(lease=LEASE)
@@ -61,7 +76,7 @@ def test_promise_of_time(site: Site) -> None:
     site.check()
 
 
-def test_zombie_body_is_told(site: Site) -> None:
+def zombie_body_is_told(site: Site) -> None:
     """Promises 3 and 9: a thawed body's effect does not happen a second time."""
     zombie = site.worker(lease=LEASE)
     job = site.enqueue("pay_late", 7, 0.8)
@@ -79,7 +94,7 @@ def test_zombie_body_is_told(site: Site) -> None:
     site.check()
 
 
-def test_frozen_idle_and_frozen_together(site: Site) -> None:
+def all_workers_frozen_together(site: Site) -> None:
     """Promise 2: a sweeper that was frozen itself declares nobody dead by what it did not see."""
     workers = [site.worker(lease=LEASE) for _ in range(2)]
     jobs = [site.enqueue("work", n, 4.5) for n in range(2)]
@@ -96,5 +111,18 @@ def test_frozen_idle_and_frozen_together(site: Site) -> None:
     assert [job.row.losses for job in jobs] == [0, 0]
     for worker in workers:
         assert not worker.said("declared lost")
+        worker.kill()
+    site.check()
+
+
+def healthy_longer_than_its_lease(site: Site) -> None:
+    """Promise 7: bodies of three leases, one of them deaf and dumb in C, beside a second worker."""
+    site.worker(lease=2)
+    site.worker(lease=2)
+    jobs = [site.enqueue("work", 1, 6.5), site.enqueue("hold_the_interpreter", 6.5)]
+    site.wait_over(jobs)
+    for job in jobs:
+        assert (job.state, len(site.log.starts(job)), job.row.losses) == ("succeeded", 1, 0)
+    for worker in site.workers:
         worker.kill()
     site.check()

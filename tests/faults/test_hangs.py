@@ -5,6 +5,7 @@ The row "hang" of the comparison with today's systems; promises 4 and 7.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,8 @@ from tests.faults.apps import HANGS
 from tests.faults.harness import Site
 
 if TYPE_CHECKING:
+    from tests.faults.conftest import SideBySide
+
     from failbetter import Job
 
 # These do not hear the exception that their worker raises in them: their process is replaced.
@@ -49,9 +52,25 @@ def test_hangs_one_body_a_child(site: Site) -> None:
     site.check()
 
 
-@pytest.mark.parametrize("name", sorted(HANGS))
-def test_hang_among_neighbours(site: Site, name: str) -> None:
+# At most two in a group use a core while they hang.
+GROUPS = [
+    ("hang_in_c", "hang_asleep", "ahang_swallowing"),
+    ("hang_busy", "ahang_asleep", "hang_swallowing_exceptions"),
+    ("ahang_busy", "ahang_in_c", "hang_swallowing"),
+]
+
+
+@pytest.mark.parametrize("names", GROUPS, ids=" ".join)
+def test_hang_among_neighbours(side_by_side: SideBySide, names: tuple[str, ...]) -> None:
     """Promise 4: four bodies share a child, one hangs. The others are handed back, uncharged."""
+    side_by_side(**{name: functools.partial(hang_among_neighbours, name) for name in names})
+
+
+def test_every_hang_has_neighbours() -> None:
+    assert sorted(HANGS) == sorted(name for group in GROUPS for name in group)
+
+
+def hang_among_neighbours(name: str, site: Site) -> None:
     worker = site.worker(concurrency=4)
     warm = site.enqueue("plain", 0)
     site.wait_over([warm])
@@ -70,17 +89,4 @@ def test_hang_among_neighbours(site: Site, name: str) -> None:
             assert causes == ["returned"]
         else:
             assert causes in (["bystander", "returned"], ["returned"])
-    site.check()
-
-
-def test_healthy_longer_than_its_lease(site: Site) -> None:
-    """Promise 7: bodies of three leases, one of them deaf and dumb in C, beside a second worker."""
-    site.worker(lease=2)
-    site.worker(lease=2)
-    jobs = [site.enqueue("work", 1, 6.5), site.enqueue("hold_the_interpreter", 6.5)]
-    site.wait_over(jobs)
-    for job in jobs:
-        assert (job.state, len(site.log.starts(job)), job.row.losses) == ("succeeded", 1, 0)
-    for worker in site.workers:
-        worker.kill()
     site.check()

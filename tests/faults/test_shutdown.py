@@ -6,12 +6,17 @@ Promise 4, B10.
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import time
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 from tests.faults.harness import Site, wait_until
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import SideBySide
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -41,8 +46,15 @@ def test_graceful(site: Site, number: int) -> None:
     site.check()
 
 
-@pytest.mark.parametrize("concurrency", [1, 4])
-def test_shutdown_timeout(site: Site, concurrency: int) -> None:
+def test_stops_that_take_a_while(side_by_side: SideBySide) -> None:
+    side_by_side(
+        timeout_1=functools.partial(shutdown_timeout, concurrency=1),
+        timeout_4=functools.partial(shutdown_timeout, concurrency=4),
+        abort=second_signal_aborts,
+    )
+
+
+def shutdown_timeout(site: Site, concurrency: int) -> None:
     """Bodies that do not finish in time are interrupted and handed back, charged with nothing.
 
     Those that are deaf to it, too. With `on_lost="fail"` that is the end instead.
@@ -68,7 +80,7 @@ def test_shutdown_timeout(site: Site, concurrency: int) -> None:
     site.check()
 
 
-def test_second_signal_aborts(site: Site) -> None:
+def second_signal_aborts(site: Site) -> None:
     """The exit code is 128 + n; what ran is handed back uncharged and runs again."""
     worker = site.worker(processes=2)
     jobs, gate = site.hold(2)

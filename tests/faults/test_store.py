@@ -24,6 +24,8 @@ import failbetter
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.faults.conftest import SideBySide
+
 OUTAGE = 10.0
 
 LOCK = """
@@ -53,7 +55,16 @@ def lock_out(site: Site, seconds: float) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_locked_while_enqueued(site: Site) -> None:
+def test_locked(side_by_side: SideBySide) -> None:
+    """What takes outages of some seconds to show."""
+    side_by_side(
+        locked_while_enqueued=locked_while_enqueued,
+        locked_for_longer_than_a_producer_waits=locked_for_longer_than_a_producer_waits,
+        stopped_while_locked=stopped_while_locked,
+    )
+
+
+def locked_while_enqueued(site: Site) -> None:
     """10 s of it, five leases: 500 of 500 accepted and done, each once; both workers live on."""
     workers = [site.worker(lease=2, processes=1) for _ in range(2)]
     long = site.enqueue_many("plain", [(1, 12.0), (2, 1.0)])
@@ -80,7 +91,7 @@ def test_locked_while_enqueued(site: Site) -> None:
     site.check()
 
 
-def test_locked_for_longer_than_a_producer_waits(site: Site) -> None:
+def locked_for_longer_than_a_producer_waits(site: Site) -> None:
     """The producer gets a LedgerUnavailable that says so; nothing is half-written."""
     from failbetter.ledger import database
 
@@ -102,7 +113,7 @@ def test_locked_for_longer_than_a_producer_waits(site: Site) -> None:
     site.check()
 
 
-def test_stopped_while_locked(site: Site) -> None:
+def stopped_while_locked(site: Site) -> None:
     """SIGTERM to a worker that cannot write: it ends in time, and what it had is found again."""
     worker = site.worker(shutdown_timeout=1)
     job = site.enqueue("plain", 1, 0.5)
