@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -123,6 +124,8 @@ class Run:
 def main(argv: Sequence[str]) -> int:
     """Run; 0, or 1 when failbetter or the raw limit could not be measured."""
     options = parse(argv)
+    # So that workers and folders are cleaned up when the run is told to stop.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     options.dir.mkdir(parents=True, exist_ok=True)
     results = Results()
     with ExitStack() as stack:
