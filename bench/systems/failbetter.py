@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,9 @@ class Failbetter(System):
     def prepare(self, folder: Path) -> None:
         if self._seed is not None:
             shutil.copyfile(self._seed, self.ledger(folder))
+            # Else the copy is written out under the measurement, whose own syncs wait for it.
+            with self.ledger(folder).open("rb+") as copy:
+                os.fsync(copy.fileno())
 
     def ledger(self, folder: Path) -> Path:
         """The database's file in a session's folder."""
