@@ -6,17 +6,15 @@ import inspect
 import os
 import re
 import warnings
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from failbetter import health, ids
+from failbetter import health, ids, ledger
 from failbetter.durations import Duration, seconds
 from failbetter.errors import ConfigurationError, JobNotFound, UnknownTask
 from failbetter.health import Health
 from failbetter.job import Job
-from failbetter.ledger import migrate, reads
-from failbetter.ledger.database import Database
-from failbetter.ledger.reads import Filters
 from failbetter.lifecycle.backoff import Backoff, coerce
 from failbetter.lifecycle.policy import DEFAULT_BACKOFF, OnLost, Policy, Replay
 from failbetter.lifecycle.states import State
@@ -27,10 +25,13 @@ from failbetter.twins import twin
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from failbetter.ledger.database import Database
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 MAX_PAYLOAD = 1_000_000
+_PLAIN_URL = re.compile(r"sqlite:///[\w./ -]*[\w-]")
 _NAME = re.compile(r"[\w.:-]{1,150}")
 
 
@@ -69,11 +70,22 @@ class App:
         self.code_version = code_version or os.environ.get("FAILBETTER_CODE_VERSION") or None
         self.tasks: dict[str, Task[..., Any]] = {}
         self.fleet_folder = None if fleet_folder is None else Path(fleet_folder).absolute()
-        self.database = Database(url, durable=durability == "full", fleet_folder=self.fleet_folder)
+        self.url = url
+        self.durable = durability == "full"
+        if not _PLAIN_URL.fullmatch(url):
+            # Anything but a plain file is looked at now, so that what cannot work is said at once.
+            _ = self.database
         self._max_payload = max_payload
 
     def __repr__(self) -> str:
         return f"<App {self.database.name}>"
+
+    @cached_property
+    def database(self) -> Database:
+        """The ledger's database. Made, not opened, when it is first asked for."""
+        return ledger.database.Database(
+            self.url, durable=self.durable, fleet_folder=self.fleet_folder
+        )
 
     # -- tasks
 
@@ -176,7 +188,7 @@ class App:
     def job(self, id: str) -> Job:
         """The job of that id. Raises JobNotFound; ValueError when the text is no id."""
         number = ids.from_text(id)
-        row = reads.job(self.database, number)
+        row = ledger.reads.job(self.database, number)
         if row is None:
             raise JobNotFound(f"no job {id} is in {self.database.name}")
         return Job(self.database, number, row=row)
@@ -189,7 +201,7 @@ class App:
     @property
     def failed(self) -> Jobs:
         """The failed jobs, newest first: a query to narrow with `where`."""
-        return Jobs(self.database, Filters(states=(State.FAILED.value,)))
+        return Jobs(self.database, ledger.reads.Filters(states=(State.FAILED.value,)))
 
     # -- care
 
@@ -201,11 +213,12 @@ class App:
 
     def migrate(self) -> tuple[str | None, str]:
         """Create or upgrade the schema; the revisions before (None: there was none) and after."""
-        return migrate.upgrade(self.database)
+        return ledger.migrate.upgrade(self.database)
 
     def close(self) -> None:
         """Close the ledger's connections. They open again when they are needed."""
-        self.database.close()
+        if "database" in self.__dict__:
+            self.database.close()
 
 
 def _same_function(one: Callable[..., Any], other: Callable[..., Any]) -> bool:

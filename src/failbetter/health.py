@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from failbetter import ledger
 from failbetter.errors import FailbetterError
-from failbetter.ledger import reads, registry
 from failbetter.lifecycle.states import State
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ def check(database: Database) -> Health:
 def _findings(database: Database) -> list[Finding]:
     now = time.time_ns() // 1000
     with database.look() as tx:
-        workers = registry.all_workers(tx)
-    counts = reads.counts_by(database, [State.PENDING, State.RUNNING, State.FAILED])
-    oldest = reads.oldest_due(database, now)
+        workers = ledger.registry.all_workers(tx)
+    counts = ledger.reads.counts_by(database, [State.PENDING, State.RUNNING, State.FAILED])
+    oldest = ledger.reads.oldest_due(database, now)
     silent = [
         worker
         for worker in workers

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from failbetter import ids
+from failbetter import ids, ledger
 from failbetter.durations import Duration, seconds, to_datetime
 from failbetter.errors import JobFailed, JobNotFound, Refused
-from failbetter.ledger import acts, reads
 from failbetter.lifecycle.policy import from_json
 from failbetter.lifecycle.states import ENDS, State
 from failbetter.twins import twin
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from failbetter.ledger.database import Database
-    from failbetter.ledger.reads import JobRow
+    from failbetter.ledger.reads import AttemptRow, JobRow
 
 MASK = "***"
 
@@ -84,7 +83,7 @@ class Job:
     def row(self) -> JobRow:
         """The job's row as last read. Raises JobNotFound when there is none."""
         if self._row is None:
-            self._row = reads.job(self._database, self._number)
+            self._row = ledger.reads.job(self._database, self._number)
         if self._row is None:
             raise JobNotFound(f"no job {self.id} is in {self._database.name}")
         return self._row
@@ -140,7 +139,9 @@ class Job:
     @property
     def attempts(self) -> list[Attempt]:
         """The ended attempts, oldest first."""
-        return [_attempt(self.id, row) for row in reads.attempts_of(self._database, self._number)]
+        return [
+            _attempt(self.id, row) for row in ledger.reads.attempts_of(self._database, self._number)
+        ]
 
     @property
     def effects(self) -> list[Effect]:
@@ -152,7 +153,7 @@ class Job:
                 to_datetime(row.done_at),
                 None if row.result is None else msgspec.json.decode(row.result),
             )
-            for row in reads.effects_of(self._database, self._number)
+            for row in ledger.reads.effects_of(self._database, self._number)
         ]
 
     @property
@@ -217,7 +218,7 @@ class Job:
         return "a worker"
 
     def _held_by(self, row: JobRow, now: int) -> str:
-        found = None if row.worker is None else reads.worker(self._database, row.worker)
+        found = None if row.worker is None else ledger.reads.worker(self._database, row.worker)
         if found is None:
             return "its worker is gone; a sweep will hand it back"
         name = found.name
@@ -261,7 +262,7 @@ class Job:
         Raises Refused when the job is over.
         """
         with self._database.write() as tx:
-            done = acts.cancel(tx, self._number, time.time_ns() // 1000)
+            done = ledger.acts.cancel(tx, self._number, time.time_ns() // 1000)
         if not done:
             raise Refused(f"job {self.id} cannot be cancelled: it is {self.refresh().state}")
         self._database.fleet.wake()
@@ -276,7 +277,7 @@ class Job:
         unique key.
         """
         with self._database.write() as tx:
-            refused = acts.retry(tx, self._number, time.time_ns() // 1000)
+            refused = ledger.acts.retry(tx, self._number, time.time_ns() // 1000)
         if refused is not None:
             raise Refused(f"job {self.id} cannot be retried: {refused}")
         self._database.fleet.wake()
@@ -287,7 +288,7 @@ class Job:
     def discard(self) -> Job:
         """Put a failed job aside for good. Raises Refused when it is not failed."""
         with self._database.write() as tx:
-            refused = acts.discard(tx, self._number, time.time_ns() // 1000)
+            refused = ledger.acts.discard(tx, self._number, time.time_ns() // 1000)
         if refused is not None:
             raise Refused(f"job {self.id} cannot be discarded: {refused}")
         return self.refresh()
@@ -301,7 +302,7 @@ def _at(value: int) -> datetime:
     return found
 
 
-def _attempt(job: str, row: reads.AttemptRow) -> Attempt:
+def _attempt(job: str, row: AttemptRow) -> Attempt:
     return Attempt(
         f"{job}.{row.fence}",
         row.number,

@@ -12,6 +12,7 @@ import msgspec
 
 from failbetter import ids
 from failbetter.errors import AttemptLost, EffectUncertain, NotInJob
+from failbetter.limits import MAX_RESULT
 from failbetter.logs import TaskLogger
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _logger = logging.getLogger("failbetter.job")
-MAX_RESULT = 1_000_000
 _encode = msgspec.json.Encoder().encode
 
 

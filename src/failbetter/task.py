@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import msgspec
 
+from failbetter import ledger
 from failbetter.durations import Duration, micros, moment, seconds
-from failbetter.ledger.enqueue import NewJob, insert_jobs
-from failbetter.ledger.schema import KEY_LENGTH
 from failbetter.lifecycle.policy import Policy
+from failbetter.limits import KEY_LENGTH
 from failbetter.payload import Arguments
 from failbetter.twins import twin
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from failbetter.app import App
     from failbetter.job import Job
+    from failbetter.ledger.enqueue import NewJob
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -190,7 +191,7 @@ class Call(Generic[P, R]):
         expires_at = None
         if self._expires_after is not None:
             expires_at = max(created_at, run_at) + micros(self._expires_after)
-        return NewJob(
+        return ledger.enqueue.NewJob(
             task.name,
             self._queue,
             self._priority,
@@ -209,7 +210,7 @@ class Call(Generic[P, R]):
 
     def _insert(self, new: list[NewJob]) -> list[Job]:
         app = self._task.app
-        inserted = insert_jobs(app.database, new)
+        inserted = ledger.enqueue.insert_jobs(app.database, new)
         return [app._job_made(number, created) for number, created in inserted]
 
 

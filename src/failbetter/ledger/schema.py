@@ -22,11 +22,10 @@ from sqlalchemy import (
     text,
 )
 
+from failbetter.limits import KEY_LENGTH
+
 REVISION = "0001"
 """The migration this version of the code works with."""
-
-KEY_LENGTH = 190
-"""Longest indexed text, in characters: MySQL's index entries end at 768 bytes."""
 
 metadata = MetaData()
 

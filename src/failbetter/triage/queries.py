@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from failbetter import ids
+from failbetter import ids, ledger
 from failbetter.durations import Duration, micros, moment, seconds, to_datetime
 from failbetter.job import Job
-from failbetter.ledger import acts, reads
-from failbetter.ledger.reads import Filters
 from failbetter.lifecycle.states import Reason, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from failbetter.ledger.database import Database, Tx
+    from failbetter.ledger.reads import Filters, GroupRow
 
 # A few thousand rows move in one transaction: enough to be fast, short enough to let others write.
 _BATCH = 2_000
@@ -52,7 +51,7 @@ class Jobs:
         self, database: Database, filters: Filters | None = None, limit: int | None = None
     ) -> None:
         self._database = database
-        self._filters = filters or Filters()
+        self._filters = filters or ledger.reads.Filters()
         self._limit = limit
 
     def where(
@@ -77,7 +76,7 @@ class Jobs:
         end of a job, of a live one its making. Raises ValueError for what cannot be.
         """
         now = time.time()
-        filters = Filters(
+        filters = ledger.reads.Filters(
             ids=None if ids is None else tuple(_number(text) for text in ids),
             task=task,
             queue=queue,
@@ -100,17 +99,20 @@ class Jobs:
         return Jobs(self._database, self._filters, count)
 
     def __iter__(self) -> Iterator[Job]:
-        for page in reads.pages(self._database, self._filters, self._limit):
+        for page in ledger.reads.pages(self._database, self._filters, self._limit):
             for row in page:
                 yield Job(self._database, row.id, row=row)
 
     def count(self) -> int:
         """How many there are (the limit aside)."""
-        return reads.count(self._database, self._filters)
+        return ledger.reads.count(self._database, self._filters)
 
     def groups(self) -> list[Group]:
         """The jobs by cause, the largest group first."""
-        return [_group(self._database, row) for row in reads.groups(self._database, self._filters)]
+        return [
+            _group(self._database, row)
+            for row in ledger.reads.groups(self._database, self._filters)
+        ]
 
     def retry(self, *, all: bool = False) -> Outcome:
         """Make the failed ones wait again with fresh budgets, now.
@@ -118,13 +120,13 @@ class Jobs:
         Acts on the jobs that match when it starts. Raises ValueError without a filter, unless
         `all` says that every failed job is meant.
         """
-        outcome = self._act("retry", acts.retry, everything=all)
+        outcome = self._act("retry", ledger.acts.retry, everything=all)
         self._database.fleet.wake()
         return outcome
 
     def discard(self, *, all: bool = False) -> Outcome:
         """Put the failed ones aside for good. As for `retry`, no filter needs `all`."""
-        return self._act("discard", acts.discard, everything=all)
+        return self._act("discard", ledger.acts.discard, everything=all)
 
     def _act(self, verb: str, act: _Act, *, everything: bool) -> Outcome:
         if not self._filters.narrow and self._limit is None and not everything:
@@ -144,7 +146,7 @@ class Jobs:
 
     def _batches(self) -> Iterator[list[tuple[int, bool]]]:
         if self._limit is not None:
-            for page in reads.pages(self._database, self._filters, self._limit, _BATCH):
+            for page in ledger.reads.pages(self._database, self._filters, self._limit, _BATCH):
                 yield [(row.id, row.unique_key is not None) for row in page]
             return
         # What fails while this runs is outside.
@@ -152,7 +154,7 @@ class Jobs:
         if filters.until is None:
             filters = msgspec.structs.replace(filters, until=time.time_ns() // 1000)
         after = 0
-        while batch := reads.keys(self._database, filters, after, _BATCH):
+        while batch := ledger.reads.keys(self._database, filters, after, _BATCH):
             after = batch[-1][0]
             yield batch
 
@@ -180,7 +182,7 @@ def _past(value: Duration | datetime | None, now: float) -> int | None:
     return micros(now - seconds(value))
 
 
-def _group(database: Database, row: reads.GroupRow) -> Group:
+def _group(database: Database, row: GroupRow) -> Group:
     what = row.error_type or row.reason or "failed"
     return Group(
         row.fingerprint,

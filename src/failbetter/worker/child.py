@@ -48,9 +48,9 @@ def main(argv: list[str] | None = None) -> int:
         return EX_CONFIG
     channel.tell(
         Hello(
-            app.database.url.render_as_string(hide_password=False),
+            app.url,
             app.lease,
-            app.database.durable,
+            app.durable,
             None if app.fleet_folder is None else str(app.fleet_folder),
             code,
             sorted(app.tasks),

@@ -12,8 +12,9 @@ import msgspec
 from failbetter import logs
 from failbetter.errors import EffectUncertain, Release, Retry
 from failbetter.faultpoints import passing
-from failbetter.ledger.endings import own_error
+from failbetter.lifecycle.fingerprint import Failure, fingerprint
 from failbetter.lifecycle.states import Cause
+from failbetter.limits import MAX_RESULT
 from failbetter.running import RunningJob, current
 from failbetter.worker.verdict import MAX_MESSAGE, Judged, describe, judge, secret_texts
 from failbetter.worker.wire import NULL, Ended, Returned
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from failbetter.worker.channel import Channel
     from failbetter.worker.wire import Handout
 
-MAX_RESULT = 1_000_000
 _encode = msgspec.json.Encoder().encode
 
 
@@ -141,15 +141,15 @@ class Executor:
             f"the body returned, but nobody knows whether its effect happened: {names}"
             " (it raised inside `once`, and the body went on)"
         )
-        error = own_error(attempt.task.name, "failbetter.EffectUncertain", message)
+        kind = "failbetter.EffectUncertain"
         self._channel.tell(
             _ended(
                 attempt,
                 Cause.RETURNED,
                 uncertain=True,
-                error_type=error.type,
-                error_message=error.message,
-                fingerprint=error.fingerprint,
+                error_type=kind,
+                error_message=message,
+                fingerprint=fingerprint(Failure(task=attempt.task.name, error_type=kind)),
             )
         )
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _STUCK = 0.1
 # A child that holds this many, all of them done within `_SHORT` µs, keeps the supervisor busy.
 _MANY = 200
-_SHORT = 5_000.0
+_SHORT = 15_000.0
+# Bodies of fewer µs are bound by the supervisor: one child does as many as it can settle.
+_TINY = 30.0
 
 
 class Hall:
@@ -78,12 +80,12 @@ class Hall:
         return jobs
 
     def hand_out(self) -> None:
-        """Give the children what they can take, the least busy one first."""
+        """Give the children what they can take, the least busy one first; tiny bodies to one."""
         if self._suspects:
             self._hand_out_suspects()
         if not self._queue:
             return
-        for child in sorted(self._nursery.children, key=_load):
+        for child in sorted(self._nursery.children, key=_load, reverse=self._bodies_are_tiny()):
             free = child.free()
             while free > 0 and self._queue and child.hand_out(self._queue[0]):
                 self._queue.popleft()
@@ -91,6 +93,10 @@ class Hall:
                 free -= 1
             if free <= 0 and len(child.handed) > _MANY and _is_enough(child):
                 return
+
+    def _bodies_are_tiny(self) -> bool:
+        paces = [child.pace for child in self._nursery.children if child.pace is not None]
+        return bool(paces) and max(paces) < _TINY
 
     def _hand_out_suspects(self) -> None:
         """Each alone in a child: in an empty one, else one is kept free of others until it is."""

@@ -22,11 +22,11 @@ from failbetter.errors import (
     TimedOut,
 )
 from failbetter.job import MASK
-from failbetter.ledger.schema import KEY_LENGTH
 from failbetter.lifecycle.decide import Verdict
 from failbetter.lifecycle.fingerprint import Failure, Frame, fingerprint
 from failbetter.lifecycle.retry_after import retry_after
 from failbetter.lifecycle.states import Cause
+from failbetter.limits import KEY_LENGTH
 
 if TYPE_CHECKING:
     from failbetter.task import Options
