@@ -132,6 +132,17 @@ def pay_slowly(n: int, seconds: float) -> int:
 
 
 @task()
+def pay_by_gate(folder: str) -> int:
+    """An effect once the file `gate-N` is there: each attempt waits for its own."""
+    with told():
+        job = failbetter.current_job()
+        while not os.path.exists(f"{folder}/gate-{job.attempt}"):
+            time.sleep(0.005)
+        record("asks")
+        return job.once("charge", lambda: _effect("charge", job.attempt))
+
+
+@task()
 def pay_late(n: int, seconds: float) -> int:
     """An effect after a while: what a thawed zombie tries."""
     with told():
@@ -420,15 +431,19 @@ def fork_and_leave_behind() -> int:
 
 
 @task()
-def fork_then_die(seconds: float) -> int:
-    """Its first attempt dies with a copy that still runs, and holds the lines to the supervisor."""
+def fork_then_die(die: bool) -> int:
+    """Its first attempt leaves a copy that goes on, holding the lines to the supervisor."""
     with told():
         if failbetter.current_job().attempt == 1:
             if os.fork() == 0:
-                time.sleep(seconds)
-                record("copy still alive")
+                for _ in range(2_000):
+                    record("copy lives")
+                    time.sleep(0.01)
                 os._exit(0)
-            os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.2)
+            if die:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(60)
         return 1
 
 

@@ -47,7 +47,7 @@ DEATHS: list[tuple[str, tuple[Any, ...], set[str], str]] = [
     ("out_of_memory_for_good", (), {"failed/crashed", "failed/error"}, "MemoryError|ProcessDied"),
     ("die_at_first", (signal.SIGKILL, 2), {"succeeded/None"}, "killed by signal 9"),
     ("die_at_first", (signal.SIGABRT, 1), {"succeeded/None"}, "killed by signal 6"),
-    ("fork_then_die", (3.0,), {"succeeded/None"}, "killed by signal 9"),
+    ("fork_then_die", (True,), {"succeeded/None"}, "killed by signal 9"),
 ]
 
 
@@ -88,22 +88,48 @@ def test_odd_ends(site: Site, concurrency: int) -> None:
     assert all(job.refresh().state == "succeeded" for job in healthy)
     assert not worker.said(r"child \d+ (killed|exited)")
     site.check()
-    wait_until(lambda: not site.leftovers(), "what bodies left behind to be gone")
+    wait_until(lambda: not site.leftovers(), "what bodies left behind to be gone", 3.0)
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_deaths(site: Site, concurrency: int) -> None:
     """Bodies that take their process with them: cause, evidence, end; neighbours succeed."""
-    jobs, healthy = enqueue_all(site, DEATHS)
+    table = DEATHS
+    if concurrency > 1:  # then one may die of what another does
+        table = [(*line[:3], "ProcessDied|MemoryError") for line in DEATHS]
+    jobs, healthy = enqueue_all(site, table)
     site.drain(processes=2, concurrency=concurrency)
-    verify(jobs, DEATHS)
+    verify(jobs, table)
     assert all(job.refresh().state == "succeeded" for job in healthy)
     assert all(job.row.crashes == 0 for job in healthy)
     if concurrency == 1:
         assert all(job.row.starts == 1 for job in healthy)
-    assert not site.log.entries("copy still alive"), "a dead job's fork went on beside its retry"
     site.check()
-    wait_until(lambda: not site.leftovers(), "what bodies left behind to be gone")
+    check_no_copy_beside(site, jobs[-1])
+    wait_until(lambda: not site.leftovers(), "what bodies left behind to be gone", 3.0)
+
+
+def check_no_copy_beside(site: Site, job: Job) -> None:
+    """The fork of a dead body was gone before the body's next attempt began."""
+    copies = [entry.at for entry in site.log.entries("copy lives", job)]
+    assert copies
+    assert max(copies) < site.log.starts(job)[1].at
+
+
+def test_fork_outlives_worker(site: Site) -> None:
+    """Promise 4: what a body of a killed worker forked is killed before the job is handed back."""
+    first = site.worker()
+    job = site.enqueue("fork_then_die", False)
+    site.log.wait_for("copy lives", job)
+    first.kill()
+    assert site.leftovers(), "the copy went with its parents: this shows nothing"
+    second = site.worker()
+    site.wait_over([job])
+    assert (job.state, job.row.losses) == ("succeeded", 1)
+    check_no_copy_beside(site, job)
+    second.kill()
+    wait_until(lambda: not site.leftovers(), "the copy to be gone", 3.0)
+    site.check()
 
 
 def test_killed_from_outside(site: Site) -> None:
@@ -163,8 +189,9 @@ def test_worker_and_all_its_children_killed(site: Site, concurrency: int) -> Non
 def test_children_die_with_their_supervisor(site: Site) -> None:
     """Promise 4: no body goes on whose supervisor is dead."""
     worker = site.worker(processes=2)
-    job = site.enqueue("work", 1, 30.0)
-    site.log.wait_for("start", job)
+    # The second has no Python left to notice with: the kernel must do it.
+    for job in (site.enqueue("work", 1, 30.0), site.enqueue("hold_the_interpreter", 30.0)):
+        site.log.wait_for("start", job)
     worker.kill()
     wait_until(lambda: not site.leftovers(), "the children to be gone", 2.0)
 
@@ -184,3 +211,28 @@ def test_on_lost_fail_runs_nothing_twice(site: Site, task: str) -> None:
     assert (lost.refresh().state, lost.reason) == ("failed", "lost")
     assert len(site.log.starts(crashed)) == len(site.log.starts(lost)) == 1
     site.check()
+
+
+@pytest.mark.parametrize("victim", ["child", "worker"])
+def test_death_in_the_middle_of_an_effect(site: Site, victim: str) -> None:
+    """A10, promise 9: nobody guesses. It ends `failed(uncertain)` at once, and a person's retry,
+    which settles nothing, comes to the same end without a second charge."""
+    worker = site.worker()
+    job = site.enqueue("pay_slowly", 1, 30.0)
+    pid = site.log.wait_for("start", job).pid
+    wait_until(lambda: job.effects, "the intention to be on record")
+    if victim == "child":
+        next(child for child in worker.children() if child.pid == pid).kill()
+    else:
+        worker.kill()
+        worker = site.worker()
+    site.wait_over([job])
+    assert (job.state, job.reason, len(job.attempts)) == ("failed", "uncertain", 1)
+    assert [effect.done_at for effect in job.effects] == [None]
+    job.retry()
+    site.wait_over([job])
+    assert (job.state, job.reason, len(job.attempts)) == ("failed", "uncertain", 2)
+    assert job.error_type == "failbetter.EffectUncertain"
+    assert not site.log.entries("effect charge")
+    worker.kill()
+    site.check(retried=[job])

@@ -25,6 +25,7 @@ def test_leases(side_by_side: SideBySide) -> None:
         all_frozen=functools.partial(frozen_while_bodies_run, with_children=True),
         moved_in_time=moved_in_time,
         zombie_body_is_told=zombie_body_is_told,
+        zombie_asks_before_its_successor=zombie_asks_before_its_successor,
         all_workers_frozen_together=all_workers_frozen_together,
         healthy_longer_than_its_lease=healthy_longer_than_its_lease,
     )
@@ -90,6 +91,31 @@ def zombie_body_is_told(site: Site) -> None:
     again = site.enqueue("pay_late", 8, 0.0)
     site.wait_over([again])
     for worker in site.workers:
+        worker.kill()
+    site.check()
+
+
+def zombie_asks_before_its_successor(site: Site) -> None:
+    """Promises 3 and 9: a zombie's effect is refused although nobody has made it yet."""
+    zombie = site.worker(lease=LEASE)
+    job = site.enqueue("pay_by_gate", str(site.folder))
+    site.log.wait_for("start", job)
+    zombie.freeze()
+    second = site.worker(lease=LEASE)
+    site.log.wait_for("start", job, times=2)
+    # The zombie's child asks while nobody hears it; the answer comes when its supervisor thaws.
+    (site.folder / "gate-1").touch()
+    site.log.wait_for("asks", job)
+    time.sleep(0.05)  # between that line and the question there is nothing to be seen
+    zombie.thaw()
+    zombie.wait_said("declared lost")
+    wait_until(lambda: zombie.pid in site.registered(), "the thawed worker to register anew")
+    assert job.refresh().effects == []
+    assert not site.log.entries("effect charge")
+    (site.folder / "gate-2").touch()
+    site.wait_over([job])
+    assert (job.state, job.row.result) == ("succeeded", "2")
+    for worker in (zombie, second):
         worker.kill()
     site.check()
 
