@@ -308,6 +308,12 @@ class Site:
         self._helpers.append(process)
         return process
 
+    def output_of(self, process: subprocess.Popen[bytes]) -> list[str]:
+        """Wait for a script's end, which must be a good one; the lines it printed."""
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err.decode()
+        return out.decode().splitlines()
+
     # -- the end
 
     def leftovers(self) -> list[psutil.Process]:

@@ -125,8 +125,7 @@ for n in range(int(sys.argv[1])):
 def test_unique_with_many_producers(site: Site) -> None:
     """A15, B5, C7: with producers at once and no worker: one job a key, and all are told of it."""
     producers = [site.python(UNIQUE, 120) for _ in range(3)]
-    told = [producer.communicate(timeout=60)[0].decode().split("\n") for producer in producers]
-    answers = [line.split() for lines in told for line in lines if line]
+    answers = [line.split() for producer in producers for line in site.output_of(producer)]
     assert len(answers) == 360
     assert sum(int(created) for _, created in answers) == 40
     assert len({number for number, _ in answers}) == 40
@@ -135,8 +134,8 @@ def test_unique_with_many_producers(site: Site) -> None:
     # Beside a worker a key is free again as soon as its job is over, and never twice live.
     worker = site.worker(processes=2)
     producers = [site.python(UNIQUE, 120) for _ in range(3)]
-    told = [producer.communicate(timeout=60)[0].decode().split("\n") for producer in producers]
-    created = [line.split()[0] for lines in told for line in lines if line.endswith(" 1")]
+    answers = [line.split() for producer in producers for line in site.output_of(producer)]
+    created = [number for number, made in answers if made == "1"]
     site.accepted = accepted_by_others(site)
     assert len(created) == len(set(created)) == len(site.accepted) - 40
     site.wait_all_over()

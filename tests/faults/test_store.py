@@ -22,11 +22,18 @@ from tests.faults.harness import ROOT, Site, accepted_by_others, open_site, wait
 import failbetter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.faults.conftest import SideBySide
 
 OUTAGE = 10.0
+
+
+@pytest.fixture
+def new_ledger() -> Callable[[Path], str]:
+    """These are a SQLite file's troubles; a server's are another suite's."""
+    return lambda folder: f"sqlite:///{folder / 'jobs.db'}"
+
 
 LOCK = """
 import sqlite3
@@ -76,7 +83,7 @@ def locked_while_enqueued(site: Site) -> None:
     during = len(accepted_by_others(site))
     assert locker.wait(OUTAGE + 20) == 0
     for producer in producers:
-        assert producer.wait(60) == 0, producer.stderr and producer.stderr.read().decode()
+        site.output_of(producer)
     site.accepted += accepted_by_others(site)
     assert len(site.accepted) == 502
     assert during < 490, "all were accepted before the lock: this shows nothing"
@@ -281,9 +288,7 @@ for n in range(20_000):
             break
 print(refused)
 """
-    producer = site.python(script, limit)
-    out, err = producer.communicate(timeout=60)
-    assert out.split()[-1] == b"20", (out, err)
+    assert site.output_of(site.python(script, limit))[-1] == "20"
     site.accepted += accepted_by_others(site)
     assert site.app.jobs.count() == len(site.accepted)
     check_integrity(site)
