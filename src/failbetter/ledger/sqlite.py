@@ -64,8 +64,9 @@ def prepare_connection(connection: sqlite3.Connection, durable: bool) -> None:
     """Set up a new connection: transactions begun by us, WAL, durability."""
     connection.isolation_level = None
     cursor = connection.cursor()
-    # The turnstile orders our own writers; this is for the sqlite3 shell and backup tools.
-    cursor.execute("PRAGMA busy_timeout=250")
+    # Who opens a database meets others that make it, recover it or close it for good, and these
+    # hold it for as long as a sync takes on a busy disk.
+    cursor.execute("PRAGMA busy_timeout=10000")
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
     cursor.execute("PRAGMA cache_size=-16000")
@@ -78,6 +79,8 @@ class Writer:
 
     def __init__(self, connection: sqlite3.Connection, folder: Path, durable: bool) -> None:
         self.connection = connection
+        # The turnstile orders our own writers; this is for the sqlite3 shell and backup tools.
+        connection.execute("PRAGMA busy_timeout=250")
         self._turnstile = Turnstile(folder)
         self._durable = durable
         self._synced = durable
