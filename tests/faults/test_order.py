@@ -234,6 +234,7 @@ def test_a_lone_job_is_not_held_up(site: Site) -> None:
         waits.append(site.log.wait_for("start", job).at - accepted)
     # The promise is a few milliseconds; what is ruled out here is a polling interval or a batch.
     assert statistics.median(waits) < 0.05, sorted(waits)
+    site.wait_all_over()
     worker.kill()
     site.check()
 
