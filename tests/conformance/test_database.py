@@ -332,7 +332,7 @@ def test_a_fork_while_another_thread_writes(ledger: Ledger) -> None:
     thread = threading.Thread(target=hold)
     thread.start()
     inside.wait()
-    assert in_fork(lambda: len(ledger.rows())) == "1"
+    assert in_fork(lambda: (len(ledger.rows()), ledger.workers())) == "(1, [])"
     leave.set()
     thread.join()
     assert ledger.add()

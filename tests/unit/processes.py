@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -69,6 +70,7 @@ def in_fork(work: Callable[[], object]) -> str:
         warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads
         child = os.fork()
     if child == 0:
+        signal.alarm(30)  # one that waits for a lock nobody will release must not stay
         try:
             answer = str(work())
         except BaseException as error:
