@@ -99,6 +99,8 @@ class Run:
                 for system in systems[shift:] + systems[:shift]:
                     if (system.key, measure.name) not in self._results.errors:
                         self._turn(measure, system, number)
+            # A run takes long: what there is after each round is kept.
+            save(self._options.json, self._results, self._found.facts)
 
     def _turn(self, measure: Measure, system: System, number: int) -> None:
         """Measure once."""
@@ -119,6 +121,20 @@ class Run:
 
     def _say(self, text: str) -> None:
         print(f"{time.monotonic() - self._begin:6.0f} s  {text}", file=sys.stderr, flush=True)
+
+
+def save(path: Path | None, results: Results, facts: Sequence[str]) -> None:
+    """Write every sample to a file, if one was asked for."""
+    if path is None:
+        return
+    errors = [[*key, why] for key, why in results.errors.items()]
+    document = {
+        "facts": list(facts),
+        "samples": list(results.rows()),
+        "errors": errors,
+        "skipped": results.skipped,
+    }
+    path.write_text(json.dumps(document, indent=1))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -144,11 +160,7 @@ def main(argv: Sequence[str]) -> int:
                  f" {datetime.now(UTC):%Y-%m-%d}")  # fmt: skip
     text = table.document(found.systems, results, facts, this.past)
     print(text)
-    if options.json:
-        options.json.write_text(json.dumps(
-            {"facts": facts, "samples": list(results.rows()),
-             "errors": [[*key, why] for key, why in results.errors.items()],
-             "skipped": results.skipped}, indent=1))  # fmt: skip
+    save(options.json, results, facts)
     if options.write:
         DOCUMENT.parent.mkdir(exist_ok=True)
         DOCUMENT.write_text(table.preface(command) + text)
