@@ -36,6 +36,16 @@ class Floor:
             return stats.spread(stats.ratios(above, results.best(metric, peers)))
         return stats.spread(stats.ratios(above, results.by_round(metric, system)))
 
+    def calm(self, results: Results, peers: list[str]) -> bool:
+        """Whether others left the machine alone in at least half of the rounds it stands on."""
+        rounds = list(results.by_round(self.metric, self.system))
+        if not results.calm(self.metric, [self.system], rounds):
+            return False
+        if self.below is None:
+            return True
+        metric, system = self.below
+        return results.calm(metric, peers if system == FASTEST_PEER else [system], rounds)
+
     def reached(self, spread: stats.Spread) -> bool:
         """Whether the median meets the bound."""
         return spread.median <= self.bound if self.at_most else spread.median >= self.bound

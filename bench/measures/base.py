@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from bench.quiet import Watch
+from bench.quiet import DISTURBED, Watch
 from bench.results import Results
 from bench.systems.base import Counts, System
 
@@ -34,6 +34,8 @@ class Turn:
         self.others.append(others)
         for metric, value in figures.items():
             self.results.add(metric, self.system.key, self.number, value)
+            if others >= DISTURBED:
+                self.results.disturbed.add((metric, self.system.key, self.number))
 
 
 class Measure(Protocol):
