@@ -123,6 +123,15 @@ class Run:
         print(f"{time.monotonic() - self._begin:6.0f} s  {text}", file=sys.stderr, flush=True)
 
 
+def spoken(argv: Sequence[str]) -> str:
+    """The command as a reader would repeat it: without where its samples were kept."""
+    words = list(argv)
+    for place, word in enumerate(argv):
+        if word == "--json":
+            words = [*argv[:place], *argv[place + 2 :]]
+    return shlex.join(["python", "-m", "bench", *words])
+
+
 def save(path: Path | None, results: Results, facts: Sequence[str]) -> None:
     """Write every sample to a file, if one was asked for."""
     if path is None:
@@ -155,7 +164,7 @@ def main(argv: Sequence[str]) -> int:
     facts += found.facts
     facts.append(f"{this.pieces} measurements, in {this.disturbed} of which others used more than"
                  f" {DISTURBED:.0%} of the machine, however often they were repeated")  # fmt: skip
-    command = shlex.join(["python", "-m", "bench", *argv])
+    command = spoken(argv)
     facts.append(f"`{command}`, {options.rounds} rounds, {minutes:.0f} minutes,"
                  f" {datetime.now(UTC):%Y-%m-%d}")  # fmt: skip
     text = table.document(found.systems, results, facts, this.past)
