@@ -46,15 +46,13 @@ class Hall:
 
     def room(self) -> int:
         """How many jobs may be claimed now."""
-        window = held = slots = 0
-        for child in self._nursery.children:
-            if child.ready and not child.closing:
-                window += int(child.window)
-                slots += child.slots
-                held += len(child.handed)
-        if self._bodies_are_tiny():
-            # One child does them all; more than it takes would only make the commits longer.
-            window //= max(len(self._nursery.children), 1)
+        ready = [child for child in self._nursery.children if child.ready and not child.closing]
+        windows = [int(child.window) for child in ready]
+        held = sum(len(child.handed) for child in ready)
+        slots = sum(child.slots for child in ready)
+        # Tiny bodies are all done by one child; more than it takes would only make the commits
+        # longer. An idle one's window has never grown, so that a mean would starve the busy one.
+        window = max(windows, default=0) if self._bodies_are_tiny() else sum(windows)
         target = window if window <= slots else 2 * window
         return target - held - len(self)
 
