@@ -39,8 +39,12 @@ PREFIX: Final = "failbetter-postgres-"
 
 _SIGNALS: Final = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
-_RISKY: Final = {"fsync": "off", "full_page_writes": "off"}
+_RISKY: Final = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "128MB"}
 """For tests: a commit still survives the server's crash, but not the machine's."""
+
+_MEMORY: Final = Path("/dev/shm")
+_ROOM: Final = 2 * 2**30
+"""Bytes that have to be free in memory for a server to go there."""
 
 _SHARED: Final = {
     "max_connections": "200",
@@ -117,10 +121,19 @@ def _remove(home: Path, data: Path) -> None:
     shutil.rmtree(home, ignore_errors=True)
 
 
+def _fast_parent() -> Path:
+    """Memory if it has room: on a busy disk, to copy a database takes from 2 to 20 times as long."""
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(_MEMORY).free > _ROOM:
+            return _MEMORY
+    return Path(tempfile.gettempdir())
+
+
 @functools.cache
 def _sweep() -> None:
     """Remove what killed runs have left. A server and its owner hold its lock while they live."""
-    for home in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    parents = {Path(tempfile.gettempdir()), _MEMORY}
+    for home in itertools.chain.from_iterable(parent.glob(f"{PREFIX}*") for parent in parents):
         with contextlib.suppress(OSError), (home / "lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(home, home / "data")
@@ -145,7 +158,8 @@ class PostgresServer:
         self.settings: dict[str, str] = {**({} if fsync else _RISKY), **(settings or {})}
         self.port = _free_port()
         # Its sockets are here, not with the data: the path of a socket has to be short.
-        self._home = Path(tempfile.mkdtemp(prefix=PREFIX))
+        parent = None if fsync else _fast_parent()
+        self._home = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         _give_away(self._home)
         self._lock = (self._home / "lock.new").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -168,7 +182,8 @@ class PostgresServer:
     ) -> Self:
         """A new, empty server that accepts connections.
 
-        `fsync=False` makes it fast; `data_parent` is where the data goes, such as a small disk.
+        `fsync=False` makes it fast, and puts it into memory if there is room; `data_parent` is
+        where the data goes, such as a small disk.
         """
         server = cls(settings, fsync=fsync, data_parent=data_parent)
         server._create("initdb", "--username=postgres", "--auth=trust", "--encoding=UTF8",
@@ -391,9 +406,12 @@ class PostgresServer:
         """Make a database, a copy of `template` if given; its URL."""
         name = name or f"test_{next(self._names)}"
         made = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
-        if template is not None:
-            made += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
-        self._ask(made)
+        with psycopg.connect(self.dsn, autocommit=True) as link:
+            if template is not None:
+                made += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
+                if link.info.server_version >= 15_00_00:
+                    made += sql.SQL(" STRATEGY file_copy")  # in memory 14 ms instead of 22
+            link.execute(made)
         return self.url_of(name)
 
     def drop_database(self, database: str) -> None:
