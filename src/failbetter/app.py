@@ -43,7 +43,10 @@ class App:
     else `$FAILBETTER_LEASE`). `durability`: "full", or "relaxed" where a power cut may take the
     last moments. `code_version`: what attempts record; else `$FAILBETTER_CODE_VERSION`, else a
     fingerprint of the loaded code. `max_payload`: bytes of arguments as JSON. `fleet_folder`:
-    where workers of one host see one another's locks (beside a SQLite file).
+    where workers of one host see one another's locks (beside a SQLite file;
+    for a server in a folder of the user's own under the host's temporary folder; else
+    `$FAILBETTER_FLEET_FOLDER`). `schema`: of the tables, where the database has schemas; else
+    `$FAILBETTER_SCHEMA`, else where its connections make tables.
 
     Nothing is opened before it is needed. Raises ConfigurationError for settings that cannot work.
     """
@@ -57,6 +60,7 @@ class App:
         code_version: str | None = None,
         max_payload: int = MAX_PAYLOAD,
         fleet_folder: str | os.PathLike[str] | None = None,
+        schema: str | None = None,
     ) -> None:
         url = url or os.environ.get("FAILBETTER_URL") or os.environ.get("DATABASE_URL")
         if not url:
@@ -69,10 +73,12 @@ class App:
         self.lease = _lease(lease if lease is not None else os.environ.get("FAILBETTER_LEASE", 30))
         self.code_version = code_version or os.environ.get("FAILBETTER_CODE_VERSION") or None
         self.tasks: dict[str, Task[..., Any]] = {}
+        fleet_folder = fleet_folder or os.environ.get("FAILBETTER_FLEET_FOLDER") or None
         self.fleet_folder = None if fleet_folder is None else Path(fleet_folder).absolute()
+        self.schema = schema or os.environ.get("FAILBETTER_SCHEMA") or None
         self.url = url
         self.durable = durability == "full"
-        if not _PLAIN_URL.fullmatch(url):
+        if self.schema is not None or not _PLAIN_URL.fullmatch(url):
             # Anything but a plain file is looked at now, so that what cannot work is said at once.
             _ = self.database
         self._max_payload = max_payload
@@ -84,7 +90,10 @@ class App:
     def database(self) -> Database:
         """The ledger's database. Made, not opened, when it is first asked for."""
         return ledger.database.Database(
-            self.url, durable=self.durable, fleet_folder=self.fleet_folder
+            self.url,
+            durable=self.durable,
+            fleet_folder=self.fleet_folder,
+            schema=self.schema,
         )
 
     # -- tasks

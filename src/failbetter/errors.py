@@ -83,7 +83,17 @@ class LedgerError(FailbetterError):
 
 
 class LedgerUnavailable(LedgerError):
-    """The ledger's database is out of reach, or stayed locked for too long."""
+    """The ledger's database is out of reach, or stayed locked for too long.
+
+    Attributes: `passing`: whether another try at once may do, because the connection broke or the
+    database undid the transaction for another's sake; `in_doubt`: whether the connection broke
+    while the transaction was being committed, so that what it wrote may be there.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False, in_doubt: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
+        self.in_doubt = in_doubt
 
 
 class LedgerFull(LedgerError):

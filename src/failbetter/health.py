@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -62,8 +61,8 @@ def check(database: Database) -> Health:
 
 
 def _findings(database: Database) -> list[Finding]:
-    now = time.time_ns() // 1000
     with database.look() as tx:
+        now = tx.now()
         workers = ledger.registry.all_workers(tx)
     counts = ledger.reads.counts_by(database, [State.PENDING, State.RUNNING, State.FAILED])
     oldest = ledger.reads.oldest_due(database, now)

@@ -206,12 +206,12 @@ class Job:
         None for a job that is over. `now`: seconds since the epoch, for tests.
         """
         row = self.row
-        at = time.time() if now is None else now
+        at = self._database.now() if now is None else round(now * 1_000_000)
         if self.over:
             return None
         if row.claimed:
-            return self._held_by(row, round(at * 1_000_000))
-        if row.run_at > at * 1_000_000:
+            return self._held_by(row, at)
+        if row.run_at > at:
             return f"its time, {_at(row.run_at).isoformat(timespec='seconds')}"
         if row.exclusive_key is not None:
             return "a worker, and for no other job of its exclusive key to run"
@@ -261,11 +261,10 @@ class Job:
 
         Raises Refused when the job is over.
         """
-        with self._database.write() as tx:
-            done = ledger.acts.cancel(tx, self._number, time.time_ns() // 1000)
+        done = self._database.transact(lambda tx: ledger.acts.cancel(tx, self._number, tx.now()))
         if not done:
             raise Refused(f"job {self.id} cannot be cancelled: it is {self.refresh().state}")
-        self._database.fleet.wake()
+        self._database.wake()
         return self.refresh()
 
     acancel = twin(cancel)
@@ -276,19 +275,19 @@ class Job:
         Raises Refused, saying why, when it is not failed, has expired, or a live job has its
         unique key.
         """
-        with self._database.write() as tx:
-            refused = ledger.acts.retry(tx, self._number, time.time_ns() // 1000)
+        refused = self._database.transact(lambda tx: ledger.acts.retry(tx, self._number, tx.now()))
         if refused is not None:
             raise Refused(f"job {self.id} cannot be retried: {refused}")
-        self._database.fleet.wake()
+        self._database.wake()
         return self.refresh()
 
     aretry = twin(retry)
 
     def discard(self) -> Job:
         """Put a failed job aside for good. Raises Refused when it is not failed."""
-        with self._database.write() as tx:
-            refused = ledger.acts.discard(tx, self._number, time.time_ns() // 1000)
+        refused = self._database.transact(
+            lambda tx: ledger.acts.discard(tx, self._number, tx.now())
+        )
         if refused is not None:
             raise Refused(f"job {self.id} cannot be discarded: {refused}")
         return self.refresh()

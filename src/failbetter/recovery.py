@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from failbetter import board
+from failbetter import board, ids
 from failbetter.errors import LedgerError
-from failbetter.ledger import effects, registry
+from failbetter.ledger import effects, registry, turns
 from failbetter.ledger.endings import Settlement, own_error, settle
 from failbetter.lifecycle.decide import Outcome, Transition, decide
 from failbetter.lifecycle.states import Cause, State
 
 if TYPE_CHECKING:
     from failbetter.ledger.claims import Claimed
-    from failbetter.ledger.database import Database, Tx
+    from failbetter.ledger.database import Database
+    from failbetter.ledger.kinds import Tx
 
 _logger = logging.getLogger("failbetter.recovery")
 
@@ -32,6 +32,8 @@ _logger = logging.getLogger("failbetter.recovery")
 _BATCH = 1_000
 # Seconds. A sweep is done by a supervisor, which must not stop watching its children for it.
 _TURN = 0.5
+# Seconds for which a sweeper keeps the others of all hosts from doing the same.
+_SWEEPING = 2.0
 
 
 class Report(msgspec.Struct):
@@ -55,6 +57,7 @@ class Sweeper:
     def __init__(self, database: Database, own: int | None = None) -> None:
         self._database = database
         self._own = own
+        self._name = own if own is not None else ids.take()
         self._watched: dict[int, _Watched] = {}
         self._last: float | None = None
         self._renewed = _Watched(-1, 0.0)
@@ -69,35 +72,44 @@ class Sweeper:
             self._watched.clear()
             raise
         if report.handed_back:
-            self._database.fleet.wake()
+            self._database.wake()
         return report
 
     def _sweep(self, now: float, report: Report) -> None:
         with self._database.look() as tx:
             workers = registry.all_workers(tx)
             orphaned = registry.orphaned(tx)
-            overdue = bool(registry.expired(tx, _wall(), 1))
+            overdue = bool(registry.expired(tx, tx.now(), 1))
         self._notice_own_absence(now, workers)
         fleet = self._database.fleet
+        known = {worker.id for worker in workers}
+        silent = []
         for worker in workers:
             if worker.id == self._own:
                 continue
             report.workers_examined += 1
             if self._database.sees_dead(worker.id, worker.fleet):
+                # Only from this host can that be seen, so that nobody's turn is waited for.
                 fleet.kill_remains(worker.id)
                 self._recover(worker.id, worker.name, "its supervisor died", report)
                 fleet.forget(worker.id)
             elif self._is_silent(worker, now):
+                silent.append(worker)
+        orphaned = [number for number in orphaned if number not in known]
+        if (silent or orphaned or overdue) and self._is_my_turn():
+            for worker in silent:
                 self._recover(worker.id, worker.name, "its lease ran out", report, worker.beats)
-        known = {worker.id for worker in workers}
-        for number in orphaned:
-            if number not in known:
+            for number in orphaned:
                 self._recover(number, f"worker {number}", "its worker is not registered", report)
-        if overdue:
-            self._expire(report)
+            if overdue:
+                self._expire(report)
         for number in fleet.strays(known):
             # Declared lost while it was frozen, and dead since: nobody else knows of its files.
             fleet.forget_dead(number)
+
+    def _is_my_turn(self) -> bool:
+        with self._database.write(durable=False, timeout=_TURN) as tx:
+            return turns.take(tx, "sweep", self._name, _SWEEPING)
 
     def _notice_own_absence(self, now: float, workers: list[registry.Worker]) -> None:
         """A sweeper that was frozen has not watched anyone meanwhile, and one whose own renewals
@@ -128,10 +140,11 @@ class Sweeper:
     ) -> None:
         begun = board.begun(self._database.fleet.board_path(number))
         with self._database.write(timeout=_TURN) as tx:
-            if beats is not None and registry.beats(tx, number) not in (beats, None):
-                return  # heard of in this very moment
             # First of all it may claim no more. Should we die here, its jobs are orphans.
-            registry.remove(tx, number)
+            if beats is None:
+                registry.remove(tx, number)
+            elif not registry.remove_silent(tx, number, beats):
+                return  # heard of in this very moment, or another sweeper is at it
         report.workers_gone += 1
         after = 0
         moved = 0
@@ -165,7 +178,7 @@ class Sweeper:
         outcome = Outcome(
             Cause.LOST, begun=had_begun, uncertain=had_begun and effects.in_doubt(tx, job.id)
         )
-        now = _wall()
+        now = tx.now()
         transition = decide(job.facts(), outcome, now, random)
         error = None
         if had_begun:
@@ -188,8 +201,8 @@ class Sweeper:
 
     def _expire(self, report: Report) -> None:
         """End some of the jobs whose time is over; the next sweep goes on with the rest."""
-        now = _wall()
         with self._database.write(timeout=_TURN) as tx:
+            now = tx.now()
             batch = registry.expired(tx, now, _BATCH)
             settle(tx, [_expiry(job, now) for job in batch])
         report.expired = len(batch)
@@ -210,7 +223,3 @@ def _expiry(job: Claimed, now: int) -> Settlement:
         worker="",
         code=None,
     )
-
-
-def _wall() -> int:
-    return time.time_ns() // 1000

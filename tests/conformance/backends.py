@@ -12,7 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+import psycopg
+from tests.servers.postgres import fresh_database, shared_server
+
+from failbetter.ledger import migrate
 from failbetter.ledger.database import Database
+from failbetter.ledger.schema import metadata
 
 
 class Backend(Protocol):
@@ -70,4 +75,39 @@ class SQLite:
                 connection.execute("ROLLBACK")
 
 
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (SQLite(),)}
+class PostgreSQL:
+    """A database of its own on the test run's private server."""
+
+    name = "postgresql"
+
+    @contextlib.contextmanager
+    def empty(self, folder: Path) -> Iterator[str]:
+        url = shared_server().new_database()
+        try:
+            yield url
+        finally:
+            shared_server().drop_database(url)
+
+    @contextlib.contextmanager
+    def migrated(self, folder: Path) -> Iterator[str]:
+        url = fresh_database("ledger", _migrate)
+        try:
+            yield url
+        finally:
+            shared_server().drop_database(url)
+
+    @contextlib.contextmanager
+    def occupied(self, url: str) -> Iterator[None]:
+        with psycopg.connect(url.replace("+psycopg", "")) as connection:
+            for table in metadata.tables:
+                connection.execute(f'LOCK TABLE "{table}" IN EXCLUSIVE MODE')  # type: ignore[arg-type]
+            yield
+
+
+def _migrate(url: str) -> None:
+    database = Database(url)
+    migrate.upgrade(database)
+    database.close()
+
+
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (SQLite(), PostgreSQL())}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests import profiles
 from tests.conformance.backends import BACKENDS, Backend
-from tests.conformance.kit import Ledger
+from tests.conformance.kit import NOW, Ledger, set_clocks
 
 from failbetter import App
 from failbetter.ledger.database import Database
@@ -21,6 +21,12 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     """The kind of database that the test runs on."""
     found: Backend = request.param
     return found
+
+
+@pytest.fixture
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For every ledger, it is NOW."""
+    set_clocks(monkeypatch, NOW)
 
 
 @pytest.fixture

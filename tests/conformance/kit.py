@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import pytest
 
 from failbetter.ledger import acts, claims, effects, reads, registry
 from failbetter.ledger.claims import Claimed
 from failbetter.ledger.database import Database
 from failbetter.ledger.endings import Error, Settlement, settle
 from failbetter.ledger.enqueue import NewJob, insert_jobs
+from failbetter.ledger.kinds.postgres import Postgres
+from failbetter.ledger.kinds.sqlite import SQLite
 from failbetter.ledger.reads import AttemptRow, Filters, JobRow
 from failbetter.ledger.registry import Worker
 from failbetter.lifecycle.backoff import fixed
@@ -30,6 +33,12 @@ POLICY = Policy(backoff=fixed(10, jitter=False))
 def wall() -> int:
     """The time now, in the ledger's microseconds."""
     return time.time_ns() // 1000
+
+
+def set_clocks(monkeypatch: pytest.MonkeyPatch, now: int) -> None:
+    """For every ledger, it is that time for as long as the patch holds."""
+    for kind in (SQLite, Postgres):
+        monkeypatch.setattr(kind, "now", lambda self: now)
 
 
 def new_job(policy: Policy = POLICY, **given: Any) -> NewJob:

@@ -17,7 +17,8 @@ from tests.unit.processes import in_fork, other
 
 from failbetter import App, LedgerError, LedgerFull, LedgerUnavailable
 from failbetter.ledger import registry
-from failbetter.ledger.database import Database, Tx
+from failbetter.ledger.database import Database
+from failbetter.ledger.kinds import Tx
 from failbetter.ledger.enqueue import insert_jobs
 
 only_sqlite = pytest.mark.usefixtures("_sqlite")
@@ -55,14 +56,16 @@ def test_what_is_not_committed_is_not_seen(ledger: Ledger, connect: Callable[[],
     assert len(elsewhere.workers()) == 1
 
 
-def test_the_version_changes_when_another_writes(
-    ledger: Ledger, connect: Callable[[], Ledger]
-) -> None:
+def test_there_is_news_when_another_writes(ledger: Ledger, connect: Callable[[], Ledger]) -> None:
     elsewhere = connect()
-    before = ledger.database.version()
-    assert ledger.database.version() == before
+    ledger.database.listen()
+    ledger.database.has_news()
+    assert not ledger.database.has_news()
+    elsewhere.register(2, idle=1)
     elsewhere.add()
-    assert ledger.database.version() != before
+    deadline = time.monotonic() + 10
+    while not ledger.database.has_news():
+        assert time.monotonic() < deadline
 
 
 def test_closing_is_not_the_end(ledger: Ledger) -> None:
@@ -182,8 +185,9 @@ def test_a_locked_database_is_said_and_nothing_is_written(
         started = time.monotonic()
         with (
             pytest.raises(LedgerUnavailable, match="nothing was written"),
-            ledger.database.write(timeout=0.3),
+            ledger.database.write(timeout=0.3) as tx,
         ):
+            registry.register(tx, new_worker(1))
             pytest.fail("got its turn")
         assert 0.3 <= time.monotonic() - started < 5
         assert len(ledger.rows()) == 1  # reading goes on
@@ -217,6 +221,7 @@ HOLDING = """
 """
 
 
+@only_sqlite
 def test_another_writer_that_takes_too_long(database_url: str, ledger: Ledger) -> None:
     with other(HOLDING, database_url) as writer:
         assert writer.hear() == "in"
@@ -385,7 +390,7 @@ WATCHED = """
     ledger.add()
     ledger.end(ledger.claim_one())
     ledger.rows()
-    ledger.database.version()
+    ledger.database.has_news()
     Sweeper(ledger.database).tick(1.0)
     ledger.database.close()
     assert any(path.endswith("turn.now") for path in opened)

@@ -28,7 +28,6 @@ from tests.conformance.backends import Backend
 from tests.conformance.kit import NOW, Ledger, ending, new_job
 from tests.conformance.model import BACKOFF, SECOND, Broken, Limits, ModelJob, check_all
 
-from failbetter import recovery
 from failbetter.ledger.claims import Claimed
 from failbetter.ledger.database import Database
 from failbetter.ledger.enqueue import insert_jobs
@@ -102,11 +101,9 @@ class Story(RuleBasedStateMachine):
         url = self.exits.enter_context(self.backend.migrated(self.folder))
         self.ledger = Ledger(Database(url, durable=False))
         self.sweeper = Sweeper(self.ledger.database)
-        self.real_wall = recovery._wall
-        recovery._wall = lambda: self.now
+        self.ledger.database.kind.now = lambda: self.now  # type: ignore[method-assign]
 
     def teardown(self) -> None:
-        recovery._wall = self.real_wall
         self.ledger.database.close()
         self.exits.close()
         shutil.rmtree(self.folder)

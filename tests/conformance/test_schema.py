@@ -11,33 +11,59 @@ import sqlalchemy
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import text, update
 from tests.conformance.kit import Ledger
 from tests.unit.processes import other
 
 from failbetter import App, SchemaMismatch
 from failbetter.ledger import migrate
 from failbetter.ledger.database import Database
-from failbetter.ledger.schema import KEY_LENGTH, REVISION, metadata
+from failbetter.ledger.schema import KEY_LENGTH, REVISION, VERSION_TABLE, metadata, notes
 
 
 @pytest.fixture
 def fresh(empty_url: str) -> Iterator[Database]:
+    """A database without tables."""
     database = Database(empty_url)
     yield database
     database.close()
 
 
+@pytest.fixture
+def made(fresh: Database) -> Database:
+    """One with tables, made in the way of its kind."""
+    if not fresh.kind.makes_schema:
+        migrate.upgrade(fresh)
+    fresh.ensure_schema()
+    return fresh
+
+
+@pytest.fixture
+def _makes_schema(fresh: Database) -> None:
+    if not fresh.kind.makes_schema:
+        pytest.skip("its tables are made by migrate alone")
+
+
+at_first_use = pytest.mark.usefixtures("_makes_schema")
+
+
 def set_revision(database: Database, revision: str) -> None:
     with database.engine.connect() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = :r"), {"r": revision})
+        connection.execute(text("UPDATE failbetter_version SET version_num = :r"), {"r": revision})
+        connection.commit()
+
+
+def set_oldest_code(database: Database, revision: str) -> None:
+    with database.engine.connect() as connection:
+        connection.execute(update(notes).values(value=revision))
         connection.commit()
 
 
 def test_the_migrations_make_what_the_metadata_says(fresh: Database) -> None:
     migrate.upgrade(fresh)
     with fresh.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        options = {"compare_type": True, "version_table": VERSION_TABLE}
+        context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, metadata) == []
 
 
@@ -60,7 +86,7 @@ def indexes(engine: sqlalchemy.Engine) -> dict[str, object]:
 def test_the_same_indexes_with_the_same_conditions(fresh: Database, tmp_path: Path) -> None:
     migrate.upgrade(fresh)
     direct = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'direct.db'}")
-    if fresh.dialect.name != "sqlite":
+    if fresh.kind.name != "sqlite":
         pytest.skip("compared where a second database costs nothing")
     metadata.create_all(direct)
     assert indexes(fresh.engine) == indexes(direct)
@@ -86,21 +112,31 @@ def test_names_fit_every_database() -> None:
 # -- made at first use
 
 
+@at_first_use
 def test_made_at_first_use(fresh: Database) -> None:
     assert fresh.revision() is None
     assert Ledger(fresh).add()
     assert fresh.revision() == REVISION
 
 
+@at_first_use
 def test_a_read_is_a_use_too(fresh: Database) -> None:
     assert Ledger(fresh).rows() == []
     assert fresh.revision() == REVISION
 
 
-def test_ensuring_twice_is_ensuring_once(fresh: Database, empty_url: str) -> None:
-    fresh.ensure_schema()
-    number = Ledger(fresh).add()
-    fresh.ensure_schema()
+def test_a_server_is_not_given_tables_unasked(fresh: Database) -> None:
+    if fresh.kind.makes_schema:
+        pytest.skip("made at first use")
+    for use in (lambda: Ledger(fresh).add(), lambda: Ledger(fresh).rows()):
+        with pytest.raises(SchemaMismatch, match="failbetter migrate"):
+            use()
+    assert fresh.revision() is None
+
+
+def test_ensuring_twice_is_ensuring_once(made: Database, empty_url: str) -> None:
+    number = Ledger(made).add()
+    made.ensure_schema()
     again = Database(empty_url)
     again.ensure_schema()
     assert Ledger(again).row(number)
@@ -112,6 +148,7 @@ def test_upgrading_says_from_where_to_where(fresh: Database) -> None:
     assert migrate.upgrade(fresh) == (REVISION, REVISION)
 
 
+@at_first_use
 def test_threads_at_first_use(fresh: Database) -> None:
     start = threading.Barrier(6)
     errors: list[BaseException] = []
@@ -141,6 +178,8 @@ FIRST_USE = """
     import alembic.command  # what takes long, before the start
     print("ready")
     sys.stdin.readline()
+    if not app.database.kind.makes_schema:
+        app.migrate()
     for n in range(5):
         work.enqueue(n)
     print("done")
@@ -179,6 +218,7 @@ def test_a_migration_that_breaks_off_leaves_nothing(
         with pytest.raises(KeyboardInterrupt):
             migrate.upgrade(fresh)
     assert fresh.revision() is None
+    migrate.upgrade(fresh)
     assert Ledger(fresh).add()
 
 
@@ -186,9 +226,10 @@ def test_a_migration_that_breaks_off_leaves_nothing(
 
 
 @pytest.mark.parametrize("revision", ["9999", "0000"])
-def test_another_schema_is_refused_clearly(fresh: Database, empty_url: str, revision: str) -> None:
-    Ledger(fresh).add()
-    set_revision(fresh, revision)
+def test_another_schema_is_refused_clearly(made: Database, empty_url: str, revision: str) -> None:
+    Ledger(made).add()
+    set_revision(made, revision)
+    set_oldest_code(made, "9998")
     later = Database(empty_url)
     for use in (lambda: Ledger(later).add(), lambda: Ledger(later).rows()):
         with pytest.raises(SchemaMismatch, match=revision) as caught:
@@ -198,19 +239,37 @@ def test_another_schema_is_refused_clearly(fresh: Database, empty_url: str, revi
     later.close()
 
 
-def test_a_newer_schema_cannot_be_upgraded_and_that_is_said(fresh: Database) -> None:
-    fresh.ensure_schema()
-    set_revision(fresh, "9999")
+def test_old_code_works_on_a_newer_schema_that_only_adds(made: Database, empty_url: str) -> None:
+    """A rolling deploy: migrated first, and old producers and workers go on."""
+    number = Ledger(made).add()
+    set_revision(made, "9999")
+    set_oldest_code(made, REVISION)
+    with made.engine.connect() as connection:
+        added = 'ALTER TABLE failbetter_jobs ADD COLUMN "from_the_future" INTEGER'
+        connection.execute(text(added))
+        connection.commit()
+    old = Database(empty_url)
+    ledger = Ledger(old)
+    ledger.register(1)
+    assert {job.id for job in ledger.claim()} == {number}
+    ledger.add()
+    ledger.end(ledger.claim_one())
+    assert ledger.rows(states=("succeeded",))
+    old.close()
+
+
+def test_a_newer_schema_cannot_be_upgraded_and_that_is_said(made: Database) -> None:
+    set_revision(made, "9999")
     with pytest.raises(SchemaMismatch, match="9999"):
-        migrate.upgrade(fresh)
-    assert fresh.revision() == "9999"
+        migrate.upgrade(made)
+    assert made.revision() == "9999"
 
 
-def test_tables_that_are_gone_are_said(fresh: Database) -> None:
-    fresh.ensure_schema()
+def test_tables_that_are_gone_are_said(made: Database) -> None:
+    fresh = made
     with fresh.engine.connect() as connection:
-        connection.execute(text("DROP TABLE effects"))
-        connection.execute(text("DROP TABLE jobs"))
+        connection.execute(text("DROP TABLE failbetter_effects"))
+        connection.execute(text("DROP TABLE failbetter_jobs"))
         connection.commit()
     with pytest.raises(SchemaMismatch, match="migrate"):
         Ledger(fresh).add()

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from tests.faults.harness import Site, open_site
+from tests.servers.postgres import fresh_database
+
+from failbetter.ledger import migrate
+from failbetter.ledger.database import Database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -15,11 +19,28 @@ if TYPE_CHECKING:
     NewLedger = Callable[[Path], str]
 
 
-@pytest.fixture(params=["sqlite"])
+def on_sqlite(folder: Path) -> str:
+    """A ledger in a file of the folder."""
+    return f"sqlite:///{folder / 'jobs.db'}"
+
+
+def on_postgresql(folder: Path) -> str:
+    """A ledger in a database of its own on the test run's private server."""
+    return fresh_database("ledger", migrated)
+
+
+def migrated(url: str) -> None:
+    """Make the tables."""
+    database = Database(url)
+    migrate.upgrade(database)
+    database.close()
+
+
+@pytest.fixture(params=[on_sqlite, on_postgresql], ids=["sqlite", "postgresql"])
 def new_ledger(request: pytest.FixtureRequest) -> NewLedger:
     """Makes an empty ledger for a folder and gives its URL; for each kind of database there is."""
-    assert request.param == "sqlite"
-    return lambda folder: f"sqlite:///{folder / 'jobs.db'}"
+    made: NewLedger = request.param
+    return made
 
 
 @pytest.fixture

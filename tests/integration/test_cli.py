@@ -213,7 +213,7 @@ def test_migrate_says_what_it_did(ground: Ground) -> None:
 def test_a_schema_of_another_version(ground: Ground) -> None:
     ground.run(*LEDGER, "migrate")
     with sqlite3.connect(ground.folder / "jobs.db") as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute("UPDATE failbetter_version SET version_num = '9999'")
     connection.close()
     checked = ground.run(*LEDGER, "migrate", "--check", "--json")
     assert checked.code == 1

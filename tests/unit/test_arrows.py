@@ -51,7 +51,10 @@ SIDE_ARROWS: dict[tuple[str, str], str] = {
 PUBLIC_NAMES_ONLY = frozenset({"cli", "demo", "web"})
 
 # Imports inside functions, (module, target): only for what an extra brings.
-LATE_IMPORTS: dict[tuple[str, str], str] = {}
+LATE_IMPORTS: dict[tuple[str, str], str] = {
+    ("failbetter.ledger.kinds", "failbetter.ledger.kinds.sqlite"): "loads its driver",
+    ("failbetter.ledger.kinds", "failbetter.ledger.kinds.postgres"): "its driver is optional",
+}
 
 # Only the ledger speaks SQL. Elsewhere these modules may import these types, to annotate with.
 SQL_LIBRARIES = frozenset({"sqlalchemy", "alembic", "sqlite3", "aiosqlite", "psycopg", "pymysql"})

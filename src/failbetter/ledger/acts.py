@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement
 
-    from failbetter.ledger.database import Tx
+    from failbetter.ledger.kinds import Tx
 
 
 def _is(word: State | Reason) -> ColumnElement[str]:
@@ -82,6 +82,7 @@ KEY_OF = Prepared(select(jobs.c.unique_key).where(_this), "id")
 LIVE_OF = Prepared(
     select(jobs.c.id).where(jobs.c.unique_key == b("key"), jobs.c.live == ONE), "key"
 )
+_KEY_IS_TAKEN = "a live job has its unique key"
 STATE_OF = Prepared(select(jobs.c.state).where(_this), "id")
 
 
@@ -100,13 +101,22 @@ def retry(tx: Tx, number: int, now: int, *, unique: bool = True) -> str | None:
 
     `unique` False: the caller knows that the job has no unique key.
     """
-    if unique:
-        key = tx.row(KEY_OF, number)
-        if key is not None and key[0] is not None:
-            live = tx.row(LIVE_OF, key[0])
-            if live is not None and live[0] != number:
-                return "a live job has its unique key"
-    if tx.run(RETRY, now, number, now):
+    key = tx.row(KEY_OF, number) if unique else None
+    if key is not None and key[0] is not None:
+        live = tx.row(LIVE_OF, key[0])
+        if live is not None and live[0] != number:
+            return _KEY_IS_TAKEN
+        # One with this key may be enqueued at this very moment.
+        tx.savepoint()
+        try:
+            moved = tx.run(RETRY, now, number, now)
+        except tx.kind.unique_violation:
+            tx.undo()
+            return _KEY_IS_TAKEN
+        tx.keep()
+    else:
+        moved = tx.run(RETRY, now, number, now)
+    if moved:
         return None
     row = tx.row(STATE_OF, number)
     if row is None:

@@ -18,7 +18,7 @@ from failbetter.lifecycle.states import State
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from failbetter.ledger.database import Tx
+    from failbetter.ledger.kinds import Tx
 
 
 class Claimed(msgspec.Struct, gc=False):
@@ -124,30 +124,32 @@ NEXT_RANK = Prepared(
     _first_of_lane.where(jobs.c.rank > b("rank")).order_by(*_lane, jobs.c.run_at),
     "rank",
 )
+_oldest_of_lane = (
+    select(jobs.c.id)
+    .where(*_in_lane)
+    .order_by(jobs.c.run_at)
+    .limit(b("limit"))
+    .offset(ZERO)
+    .with_for_update(skip_locked=True)
+)
 CLAIM = Prepared(
-    update(jobs)
-    .values(_take)
-    .where(
-        jobs.c.id.in_(
-            select(jobs.c.id)
-            .where(*_in_lane)
-            .order_by(jobs.c.run_at)
-            .limit(b("limit"))
-            .offset(ZERO)
-        )
-    )
-    .returning(*CLAIMED_COLUMNS),
+    lambda kind: (
+        update(jobs)
+        .values(_take)
+        .where(kind.among(jobs.c.id, _oldest_of_lane))
+        .returning(*CLAIMED_COLUMNS)
+    ),
     "worker rank queue careful now limit",
 )
 _holder = jobs.alias("holder")
+_key_is_free = ~(
+    select(ONE)
+    .where(_holder.c.exclusive_key == jobs.c.exclusive_key, _holder.c.claimed == ONE)
+    .exists()
+)
 FREE_TO_RUN = Prepared(
     select(jobs.c.id, jobs.c.exclusive_key)
-    .where(
-        *_in_lane,
-        ~select(ONE)
-        .where(_holder.c.exclusive_key == jobs.c.exclusive_key, _holder.c.claimed == ONE)
-        .exists(),
-    )
+    .where(*_in_lane, _key_is_free)
     .order_by(jobs.c.run_at)
     .limit(b("limit"))
     .offset(ZERO),
@@ -156,12 +158,16 @@ FREE_TO_RUN = Prepared(
 CLAIM_ONE = Prepared(
     update(jobs)
     .values(_take)
-    .where(jobs.c.id == b("id"), jobs.c.rank.is_not(None))
+    .where(jobs.c.id == b("id"), jobs.c.rank.is_not(None), _key_is_free)
     .returning(*CLAIMED_COLUMNS),
     "worker id",
 )
 CLAIMED_QUEUES = Prepared(select(jobs.c.queue).distinct().where(jobs.c.worker.is_not(None)))
-IS_REGISTERED = Prepared(select(workers.c.id).where(workers.c.id == b("id")), "id")
+# The lock keeps a sweeper from declaring the worker lost before this claim of its is to be seen.
+IS_REGISTERED = Prepared(
+    select(workers.c.id).where(workers.c.id == b("id")).with_for_update(read=True, key_share=True),
+    "id",
+)
 MARK_BEGUN = Prepared(
     update(jobs)
     .values(state=literal_column(f"'{State.RUNNING}'"), begun_at=b("begun_at"))
@@ -251,7 +257,9 @@ def _claim_carefully(tx: Tx, worker: int, lane: Lane, limit: int, now: int) -> l
     free = tx.rows(FREE_TO_RUN, lane.rank, lane.queue, lane.careful, now, limit)
     first_of_key = {key: number for number, key in reversed(free)}
     claimed = []
-    for number in first_of_key.values():
+    for key, number in first_of_key.items():
+        if not tx.try_lock(f"exclusive {key}"):
+            continue  # another worker is about to claim one of this key
         rows = tx.rows(CLAIM_ONE, worker, number)
         claimed += [Claimed(*row) for row in rows]
     claimed.sort(key=lambda job: (job.run_at, job.id))

@@ -1,8 +1,7 @@
 """Connections and transactions: the ground that the ledger's verbs stand on.
 
 One writing connection per process, guarded by a lock, whose statements are run by the driver;
-reads go through SQLAlchemy's pool. What differs per database comes from one module each
-(`sqlite.py`).
+reads go through SQLAlchemy's pool. What differs per database is in `kinds`, a module each.
 """
 
 from __future__ import annotations
@@ -10,70 +9,50 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 import weakref
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy
-from sqlalchemy import event, exc
+from sqlalchemy import exc
 
-from failbetter.errors import ConfigurationError, LedgerError, SchemaMismatch
+from failbetter.errors import ConfigurationError, LedgerError, LedgerUnavailable, SchemaMismatch
 from failbetter.fleet import Fleet
-from failbetter.ledger import migrate, sqlite
+from failbetter.ledger import migrate, registry
+from failbetter.ledger.kinds import Kind, Tx, Writer, kind_of
 from failbetter.ledger.schema import REVISION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
-    from sqlalchemy import Select
-    from sqlalchemy.engine.interfaces import Dialect
+    from sqlalchemy import Engine, Select
 
     from failbetter.ledger.prepared import Prepared
 
 WRITE_TIMEOUT = 30.0
 """Seconds a producer waits for its turn to write before it is told so."""
 
-
-class Tx:
-    """An open transaction, or a plain look: runs prepared statements on a driver's connection."""
-
-    __slots__ = ("_connection", "_dialect")
-
-    def __init__(self, connection: Any, dialect: Dialect) -> None:
-        self._connection = connection
-        self._dialect = dialect
-
-    def run(self, statement: Prepared, *values: object) -> int:
-        """Run a writing statement; the number of rows it matched."""
-        return int(self._connection.execute(statement.text(self._dialect), values).rowcount)
-
-    def many(self, statement: Prepared, rows: Sequence[Sequence[object]]) -> int:
-        """Run a writing statement for each row; the number of rows matched in all."""
-        return int(self._connection.executemany(statement.text(self._dialect), rows).rowcount)
-
-    def rows(self, statement: Prepared, *values: object) -> list[tuple[Any, ...]]:
-        """Run a statement that returns rows."""
-        fetched: list[tuple[Any, ...]] = self._connection.execute(
-            statement.text(self._dialect), values
-        ).fetchall()
-        return fetched
-
-    def row(self, statement: Prepared, *values: object) -> tuple[Any, ...] | None:
-        """The first row of a statement, or None."""
-        found: tuple[Any, ...] | None = self._connection.execute(
-            statement.text(self._dialect), values
-        ).fetchone()
-        return found
+R = TypeVar("R")
 
 
 class Database:
     """A ledger's database. Thread-safe; usable again after a fork.
 
     `url`: as SQLAlchemy takes it. `durable=False` lets a power cut (not a killed process) take
-    the last moments with it. Raises ConfigurationError for a URL that cannot hold a ledger.
+    the last moments with it. `schema`: where the tables are, on a server that has schemas; else
+    wherever its connections create tables. Raises ConfigurationError for a URL that cannot hold
+    a ledger.
     """
 
-    def __init__(self, url: str, *, durable: bool = True, fleet_folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        durable: bool = True,
+        fleet_folder: Path | None = None,
+        schema: str | None = None,
+    ) -> None:
         try:
             self.url = sqlalchemy.make_url(url)
         except (exc.ArgumentError, ValueError):  # the latter for a port that is no number
@@ -81,40 +60,31 @@ class Database:
             raise ConfigurationError(
                 "the ledger's URL is no URL; write one such as sqlite:///jobs.db"
             ) from None
-        if self.url.drivername not in ("sqlite", "sqlite+pysqlite"):
-            raise ConfigurationError(
-                f"a ledger on {self.url.drivername} is not supported by this version;"
-                " use sqlite:///FILE"
-            )
-        self.durable = durable
-        self._path = sqlite.database_path(self.url)
-        self._fleet_folder = fleet_folder or sqlite.fleet_folder(self._path)
+        self.kind: Kind = kind_of(self.url, durable=durable, schema=schema)
+        self._fleet_folder = fleet_folder or self.kind.fleet_folder()
         self._lock = threading.RLock()
-        self._writer: sqlite.Writer | None = None
+        self._writer: Writer | None = None
+        self._listening = False
         self._fleet: Fleet | None = None
         self._ready = False
-        self.engine = sqlalchemy.create_engine(
-            self.url.set(database=str(self._path)), connect_args={"check_same_thread": False}
-        )
-        event.listen(self.engine, "connect", self._on_connect)
         _databases.add(self)
 
     @property
     def name(self) -> str:
         """The database's name as it may be shown: without a password."""
-        return self.url.render_as_string(hide_password=True)
+        return self.kind.shown
 
     @property
-    def dialect(self) -> Dialect:
-        """SQLAlchemy's dialect of this database."""
-        return self.engine.dialect
+    def engine(self) -> Engine:
+        """SQLAlchemy's engine on this database."""
+        return self.kind.engine
 
     @property
     def fleet(self) -> Fleet:
         """The fleet folder of this ledger."""
         if self._fleet is None:
             with self.translated():
-                sqlite.check_location(self._path)
+                self.kind.check_location()
                 try:
                     self._fleet = Fleet(self._fleet_folder)
                 except OSError as error:
@@ -125,14 +95,19 @@ class Database:
 
     def exists(self) -> bool:
         """Whether there is a database already; asking does not make one."""
-        return self._path.exists()
+        return self.kind.exists()
 
     def sees_dead(self, worker: int, fleet: str) -> bool:
         """Whether the worker is seen to be dead from here: its lock is in our folder, and free."""
         return fleet == self.fleet.id and self.fleet.is_dead(worker)
 
-    def _on_connect(self, connection: Any, _record: object) -> None:
-        sqlite.prepare_connection(connection, self.durable)
+    def now(self) -> int:
+        """The ledger's time in microseconds since the epoch.
+
+        On a server it is the server's, as last compared with this host's steady clock: hosts
+        whose clocks differ agree on it, and a clock that is set meanwhile does not move it.
+        """
+        return self.kind.now()
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
@@ -140,9 +115,9 @@ class Database:
         try:
             yield
         except exc.DBAPIError as error:
-            raise sqlite.translate(error.orig or error, self.name) from error
-        except sqlite.driver_errors as error:
-            raise sqlite.translate(error, self.name) from error
+            raise self.kind.translate(error.orig or error) from error
+        except self.kind.driver_errors as error:
+            raise self.kind.translate(error) from error
 
     # -- writing
 
@@ -150,7 +125,8 @@ class Database:
     def write(self, *, durable: bool = True, timeout: float = WRITE_TIMEOUT) -> Iterator[Tx]:
         """A writing transaction: committed at the end, undone on any error.
 
-        Raises LedgerUnavailable, LedgerFull or SchemaMismatch; then nothing was written.
+        Raises LedgerUnavailable, LedgerFull or SchemaMismatch; then nothing was written, unless
+        the connection broke while it was being committed: see `transact`.
         """
         self.ensure_schema()
         with self._lock, self.translated():
@@ -158,10 +134,41 @@ class Database:
             try:
                 # Inside, because a body that enqueues may be interrupted (TimedOut) anywhere.
                 writer.begin(durable, timeout)
-                yield Tx(writer.connection, self.dialect)
+                yield writer.tx
                 writer.commit()
             except BaseException:
-                writer.rollback()
+                self._roll_back(writer)
+                raise
+
+    def transact(self, work: Callable[[Tx], R], *, timeout: float = WRITE_TIMEOUT) -> R:
+        """Do `work` in a writing transaction; again while the database cannot do it just then.
+
+        Raises as `write` does; LedgerUnavailable with `in_doubt` when the connection broke during
+        the commit: then it may be done already, and is not tried again.
+        """
+        limit = time.monotonic() + timeout
+        pause = 0.01
+        while True:
+            try:
+                with self.write(timeout=timeout) as tx:
+                    return work(tx)
+            except LedgerUnavailable as error:
+                if error.in_doubt or not error.passing or time.monotonic() + pause > limit:
+                    raise
+                time.sleep(pause)
+                pause = min(2 * pause, 1.0)
+
+    def alone(
+        self, statement: Prepared, *values: object, timeout: float = WRITE_TIMEOUT
+    ) -> list[tuple[Any, ...]]:
+        """One writing statement as a transaction of its own; the rows that it returns, if any."""
+        self.ensure_schema()
+        with self._lock, self.translated():
+            writer = self._own_writer()
+            try:
+                return writer.alone(statement, values, timeout)
+            except BaseException:
+                self._roll_back(writer)
                 raise
 
     @contextlib.contextmanager
@@ -169,21 +176,77 @@ class Database:
         """Reads on the writing connection without a transaction: the cheapest look there is."""
         self.ensure_schema()
         with self._lock, self.translated():
-            yield Tx(self._own_writer().connection, self.dialect)
+            writer = self._own_writer()
+            try:
+                yield writer.tx
+            except BaseException:
+                self._roll_back(writer)
+                raise
 
-    def version(self) -> int:
-        """A number that changes when another connection has written to the ledger."""
-        with self._lock, self.translated():
-            return self._own_writer().version()
+    def _roll_back(self, writer: Writer) -> None:
+        writer.rollback()
+        if writer.broken:
+            writer.close()
+            if writer is self._writer:
+                self._writer = None
 
-    def _own_writer(self) -> sqlite.Writer:
+    def _own_writer(self) -> Writer:
         if self._writer is None:
-            fleet = self.fleet
-            pooled = self.engine.raw_connection()
-            connection: Any = pooled.driver_connection
-            pooled.detach()
-            self._writer = sqlite.Writer(connection, fleet.folder, self.durable)
+            self._writer = self.kind.writer(self.fleet.folder)
+            if self._listening:
+                self._writer.listen()
         return self._writer
+
+    # -- news
+
+    def wake(self, *, elsewhere: bool | None = None) -> None:
+        """Tell workers that there may be work: those of this host, and idle ones elsewhere.
+
+        `elsewhere`: whether any of those waits; None: to be found out. Whoever is not told looks
+        for itself within a second, so that nothing is raised here.
+        """
+        self.fleet.wake()
+        if not self.kind.tells_elsewhere or elsewhere is False:
+            return
+        with contextlib.suppress(LedgerError), self._lock, self.translated():
+            writer = self._own_writer()
+            try:
+                if elsewhere or registry.someone_idles(writer.tx, self.fleet.id):
+                    writer.tell()
+            except BaseException:
+                self._roll_back(writer)
+                raise
+
+    def listen(self) -> None:
+        """From now on, hear of what others write."""
+        self._listening = True
+        with self._lock, self.translated():
+            self._own_writer().listen()
+
+    @property
+    def listens(self) -> tuple[int, int] | None:
+        """What to watch for news: a file descriptor, and which one in a row; None for nothing."""
+        return None if self._writer is None else self._writer.listens
+
+    def has_news(self) -> bool:
+        """Whether another connection may have written since this was last asked."""
+        with self._lock, self.translated():
+            writer = self._own_writer()
+            try:
+                return writer.has_news()
+            except BaseException:
+                self._roll_back(writer)
+                raise
+
+    def set_clock(self) -> None:
+        """Compare this host's clock with the ledger's."""
+        with self._lock, self.translated():
+            writer = self._own_writer()
+            try:
+                writer.set_clock()
+            except BaseException:
+                self._roll_back(writer)
+                raise
 
     # -- reading
 
@@ -199,25 +262,25 @@ class Database:
         """The migration the database is at; None when it has no tables of ours."""
         self.fleet  # noqa: B018  # makes sure that the location can be used, with a clear error
         with self.translated(), self.engine.connect() as connection:
-            if not sqlalchemy.inspect(connection).has_table("alembic_version"):
-                return None
-            found = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version"))
-            value = found.scalar()
-            return None if value is None else str(value)
+            return migrate.revision(connection, self.kind.schema)
 
     def ensure_schema(self) -> None:
-        """Make the tables at the first use of a new database; refuse one of another version."""
+        """Make the tables at the first use of a new file; refuse those of another version.
+
+        A newer schema is used if it says that this version still can. Raises SchemaMismatch.
+        """
         if self._ready:
             return
         with self._lock:
             found = self.revision()
-            if found is None:
+            if found is None and self.kind.makes_schema:
                 migrate.upgrade(self)
-            elif found != REVISION:
+            elif found is None:
                 raise SchemaMismatch(
-                    f"{self.name} has schema {found}, this version of failbetter needs {REVISION};"
-                    " run `failbetter migrate` with the newest failbetter that uses this ledger"
+                    f"{self.name} has no tables of failbetter; run `failbetter migrate` once"
                 )
+            elif found != REVISION:
+                migrate.check_usable(self, found)
             self._ready = True
 
     def close(self) -> None:

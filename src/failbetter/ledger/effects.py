@@ -11,12 +11,14 @@ from failbetter.ledger.prepared import ZERO, Prepared, b
 from failbetter.ledger.schema import effects
 
 if TYPE_CHECKING:
-    from failbetter.ledger.database import Tx
+    from failbetter.ledger.kinds import Tx
 
 Intent = Literal["go", "done", "uncertain", "lost"]
 
 _this = (effects.c.job_id == b("id"), effects.c.name == b("name"))
-FIND = Prepared(select(effects.c.done_at, effects.c.result).where(*_this), "id name")
+FIND = Prepared(
+    select(effects.c.done_at, effects.c.result, effects.c.fence).where(*_this), "id name"
+)
 INTEND = Prepared(
     insert(effects).values(job_id=b("id"), name=b("name"), fence=b("fence"), intended_at=b("now")),
     "id name fence now",
@@ -40,15 +42,22 @@ IN_DOUBT = Prepared(
 )
 
 
-def intend(tx: Tx, number: int, fence: int, name: str, now: int) -> tuple[Intent, str | None]:
-    """Write that the effect is about to happen; with the result when it has happened before."""
+def intend(
+    tx: Tx, number: int, fence: int, name: str, now: int, *, again: bool = False
+) -> tuple[Intent, str | None]:
+    """Write that the effect is about to happen; with the result when it has happened before.
+
+    `again`: this same request may have been written before, and the body was not told.
+    """
     if not still_current(tx, number, fence):
         return "lost", None
     found = tx.row(FIND, number, name)
     if found is None:
         tx.run(INTEND, number, name, fence, now)
         return "go", None
-    done_at, result = found
+    done_at, result, writer = found
+    if again and done_at is None and writer == fence:
+        return "go", None
     return ("uncertain", None) if done_at is None else ("done", result)
 
 

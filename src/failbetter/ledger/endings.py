@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
-from sqlalchemy import func, insert, literal_column, null, select, text, update
+from sqlalchemy import func, insert, literal_column, null, select, update
 
 from failbetter.faultpoints import passing
 from failbetter.ledger.acts import cancel_as_asked
@@ -18,7 +18,7 @@ from failbetter.lifecycle.states import ENDS, Cause, State
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from failbetter.ledger.database import Tx
+    from failbetter.ledger.kinds import Tx
 
 
 class Error(msgspec.Struct, frozen=True, gc=False):
@@ -142,10 +142,12 @@ RECORD = Prepared(
     "id fence number cause state reason run_at begun_at ended_at worker code"
     " error_type error_message traceback evidence",
 )
-SAVEPOINT = Prepared(text("SAVEPOINT endings"))
-ROLLBACK_TO = Prepared(text("ROLLBACK TO endings"))
-RELEASE = Prepared(text("RELEASE endings"))
-FENCE_OF = Prepared(select(jobs.c.fence).where(jobs.c.id == b("id")), "id")
+# With the row's lock: what is written because the attempt is current is written while it is.
+FENCE_OF = Prepared(select(jobs.c.fence).where(jobs.c.id == b("id")).with_for_update(), "id")
+RECORDED = Prepared(
+    select(attempts.c.worker).where(attempts.c.job_id == b("id"), attempts.c.fence == b("fence")),
+    "id fence",
+)
 
 
 def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[Settlement]:
@@ -171,17 +173,18 @@ def _is_plain(ending: Settlement) -> bool:
 
 
 def _succeed_all(tx: Tx, endings: Sequence[Settlement]) -> list[Settlement]:
-    tx.run(SAVEPOINT)
+    tx.savepoint()
     matched = tx.many(SUCCEED, [_success_row(ending) for ending in endings])
     lost: list[Settlement] = []
-    if matched != len(endings):
+    if matched == len(endings):
+        tx.keep()
+    else:
         # Some attempt was lost, and a batch does not say which: once more, one by one.
-        tx.run(ROLLBACK_TO)
+        tx.undo()
         won: list[Settlement] = []
         for ending in endings:
             (won if tx.run(SUCCEED, *_success_row(ending)) else lost).append(ending)
         endings = won
-    tx.run(RELEASE)
     tx.many(
         RECORD_RETURN,
         [(e.id, e.fence, e.number, e.begun_at, e.ended_at, e.worker, e.code) for e in endings],
@@ -256,3 +259,12 @@ def still_current(tx: Tx, number: int, fence: int) -> bool:
     """Whether the attempt still owns the job's row."""
     row = tx.row(FENCE_OF, number)
     return row is not None and row[0] == fence
+
+
+def is_recorded(tx: Tx, number: int, fence: int, worker: str) -> bool:
+    """Whether this very attempt's ending stands in the ledger already.
+
+    So it does when the connection broke after its commit and before that was heard of.
+    """
+    row = tx.row(RECORDED, number, fence)
+    return row is not None and row[0] == worker

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
-from failbetter.ledger import sqlite
 from failbetter.ledger.prepared import Prepared, b
 from failbetter.ledger.registry import Worker
 from failbetter.ledger.schema import attempts, effects, jobs, workers
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from failbetter.ledger.database import Database
+    from failbetter.ledger.kinds import Kind
 
 
 class JobRow(msgspec.Struct, frozen=True):
@@ -162,19 +162,19 @@ def effects_of(database: Database, number: int) -> list[EffectRow]:
         return [EffectRow(*row) for row in tx.rows(EFFECTS, number)]
 
 
-def _like(column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
+def _like(kind: Kind, column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
     """`*` stands for anything; everything else for itself, and case counts."""
-    return sqlite.matches(column, pattern) if "*" in pattern else column == pattern
+    return kind.matches(column, pattern) if "*" in pattern else column == pattern
 
 
-def _error(pattern: str) -> ColumnElement[bool]:
+def _error(kind: Kind, pattern: str) -> ColumnElement[bool]:
     if "." in pattern:
-        return _like(jobs.c.error_type, pattern)
-    last_part = sqlite.matches(jobs.c.error_type, f"*.{pattern}")
-    return or_(_like(jobs.c.error_type, pattern), last_part)
+        return _like(kind, jobs.c.error_type, pattern)
+    last_part = kind.matches(jobs.c.error_type, f"*.{pattern}")
+    return or_(_like(kind, jobs.c.error_type, pattern), last_part)
 
 
-def condition(filters: Filters) -> ColumnElement[bool]:
+def condition(filters: Filters, kind: Kind) -> ColumnElement[bool]:
     """The filters as SQL."""
     parts: list[ColumnElement[bool]] = []
     moment = func.coalesce(jobs.c.ended_at, jobs.c.created_at)
@@ -183,32 +183,34 @@ def condition(filters: Filters) -> ColumnElement[bool]:
     if filters.states is not None:
         parts.append(jobs.c.state.in_(filters.states))
     if filters.task is not None:
-        parts.append(_like(jobs.c.task, filters.task))
+        parts.append(_like(kind, jobs.c.task, filters.task))
     if filters.queue is not None:
         parts.append(jobs.c.queue == filters.queue)
     if filters.reason is not None:
         parts.append(jobs.c.reason == filters.reason)
     if filters.error is not None:
-        parts.append(_error(filters.error))
+        parts.append(_error(kind, filters.error))
     if filters.message is not None:
-        parts.append(_like(jobs.c.error_message, filters.message))
+        parts.append(_like(kind, jobs.c.error_message, filters.message))
     if filters.fingerprint is not None:
         parts.append(jobs.c.fingerprint == filters.fingerprint)
     if filters.tag is not None:
         # Tags are kept as a JSON list.
-        parts.append(sqlite.contains(jobs.c.tags, msgspec.json.encode(filters.tag).decode()))
+        parts.append(kind.contains(jobs.c.tags, msgspec.json.encode(filters.tag).decode()))
     if filters.since is not None:
         parts.append(moment >= filters.since)
     if filters.until is not None:
         parts.append(moment < filters.until)
     if filters.also is not None:
-        parts.append(condition(filters.also))
+        parts.append(condition(filters.also, kind))
     return and_(True, *parts)
 
 
 def count(database: Database, filters: Filters) -> int:
     """How many jobs match."""
-    rows = database.query(select(func.count()).select_from(jobs).where(condition(filters)))
+    rows = database.query(
+        select(func.count()).select_from(jobs).where(condition(filters, database.kind))
+    )
     return int(rows[0][0])
 
 
@@ -216,7 +218,9 @@ def pages(
     database: Database, filters: Filters, limit: int | None = None, size: int = 500
 ) -> Iterator[list[JobRow]]:
     """Matching jobs, newest first, by key: every page costs the same."""
-    statement = select(*_job_columns).where(condition(filters)).order_by(jobs.c.id.desc())
+    statement = (
+        select(*_job_columns).where(condition(filters, database.kind)).order_by(jobs.c.id.desc())
+    )
     below: int | None = None
     left = limit
     while left is None or left > 0:
@@ -236,7 +240,7 @@ def keys(database: Database, filters: Filters, after: int, size: int) -> list[tu
     """A page of matching ids, oldest first, each with whether the job has a unique key."""
     statement = (
         select(jobs.c.id, jobs.c.unique_key.is_not(None))
-        .where(condition(filters), jobs.c.id > after)
+        .where(condition(filters, database.kind), jobs.c.id > after)
         .order_by(jobs.c.id)
         .limit(size)
     )
@@ -257,7 +261,7 @@ def groups(database: Database, filters: Filters) -> list[GroupRow]:
             func.max(jobs.c.ended_at),
             func.max(jobs.c.id),
         )
-        .where(condition(filters))
+        .where(condition(filters, database.kind))
         .group_by(jobs.c.fingerprint, jobs.c.task, jobs.c.reason, jobs.c.error_type)
         .order_by(size.desc(), func.max(jobs.c.id).desc())
     )

@@ -6,7 +6,7 @@ import msgspec
 from sqlalchemy import delete, insert, select, update
 
 from failbetter.ledger.claims import CLAIMED_COLUMNS, Claimed
-from failbetter.ledger.database import Tx
+from failbetter.ledger.kinds import Tx
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import jobs, workers
 from failbetter.lifecycle.states import State
@@ -30,6 +30,7 @@ class Worker(msgspec.Struct, frozen=True):
     tasks: str
     processes: int
     concurrency: int
+    idle: int = 0
 
     def lease_expired(self, now: int) -> bool:
         """Whether, by the clock on the wall, nothing was heard for a lease. For readers only."""
@@ -59,8 +60,18 @@ DESCRIBE = Prepared(
     update(workers).values(code=b("code"), tasks=b("tasks")).where(workers.c.id == b("id")),
     "code tasks id",
 )
+IDLE = Prepared(update(workers).values(idle=b("idle")).where(workers.c.id == b("id")), "idle id")
+SOMEONE_IDLES = Prepared(
+    select(workers.c.id)
+    .where(workers.c.idle == ONE, workers.c.fleet != b("fleet"))
+    .limit(ONE)
+    .offset(ZERO),
+    "fleet",
+)
 REMOVE = Prepared(delete(workers).where(workers.c.id == b("id")), "id")
-BEATS = Prepared(select(workers.c.beats).where(workers.c.id == b("id")), "id")
+REMOVE_SILENT = Prepared(
+    delete(workers).where(workers.c.id == b("id"), workers.c.beats == b("beats")), "id beats"
+)
 ALL = Prepared(select(*_columns).order_by(workers.c.id))
 HELD = Prepared(
     select(*CLAIMED_COLUMNS, jobs.c.state, jobs.c.begun_at)
@@ -118,10 +129,19 @@ def remove(tx: Tx, worker: int) -> bool:
     return tx.run(REMOVE, worker) == 1
 
 
-def beats(tx: Tx, worker: int) -> int | None:
-    """How often the worker has renewed its lease; None when it is not registered."""
-    row = tx.row(BEATS, worker)
-    return None if row is None else int(row[0])
+def remove_silent(tx: Tx, worker: int, beats: int) -> bool:
+    """Remove a worker unless it has renewed its lease since; whether it was removed."""
+    return tx.run(REMOVE_SILENT, worker, beats) == 1
+
+
+def set_idle(tx: Tx, worker: int, idle: bool) -> None:
+    """Note that the worker waits for work, so that producers elsewhere tell of some."""
+    tx.run(IDLE, int(idle), worker)
+
+
+def someone_idles(tx: Tx, fleet: str) -> bool:
+    """Whether a worker of another fleet folder than this one waits for work."""
+    return tx.row(SOMEONE_IDLES, fleet) is not None
 
 
 def all_workers(tx: Tx) -> list[Worker]:

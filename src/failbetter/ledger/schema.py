@@ -27,10 +27,18 @@ from failbetter.limits import KEY_LENGTH
 REVISION = "0001"
 """The migration this version of the code works with."""
 
+OLDEST_CODE = "0001"
+"""The oldest migration whose code can still work with this schema: written into the ledger, so
+that old workers go on while a deploy rolls. A migration that takes away raises it."""
+
+VERSION_TABLE = "failbetter_version"
+"""Where Alembic keeps the revision: not under its own name, which an application that shares the
+database may use."""
+
 metadata = MetaData()
 
 jobs = Table(
-    "jobs",
+    "failbetter_jobs",
     metadata,
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("task", String(KEY_LENGTH), nullable=False),
@@ -71,6 +79,9 @@ jobs = Table(
     Column("error_type", String(KEY_LENGTH)),
     Column("error_message", Text),
     Column("fingerprint", String(40)),
+    # A row of the user's own that follows this job, as JSON, and which one it is.
+    Column("mirror", Text),
+    Column("mirror_key", String(KEY_LENGTH)),
 )
 
 
@@ -80,33 +91,41 @@ def _where(condition: str) -> dict[str, Any]:
 
 
 Index(
-    "jobs_waiting",
+    "failbetter_jobs_waiting",
     jobs.c.rank,
     jobs.c.queue,
     jobs.c.careful,
     jobs.c.run_at,
     **_where("rank IS NOT NULL"),
 )
-Index("jobs_by_worker", jobs.c.worker, **_where("worker IS NOT NULL"))
+Index("failbetter_jobs_by_worker", jobs.c.worker, **_where("worker IS NOT NULL"))
 Index(
-    "jobs_unique",
+    "failbetter_jobs_unique",
     jobs.c.unique_key,
     jobs.c.live,
     unique=True,
     **_where("unique_key IS NOT NULL"),
 )
 Index(
-    "jobs_exclusive",
+    "failbetter_jobs_exclusive",
     jobs.c.exclusive_key,
     jobs.c.claimed,
     unique=True,
     **_where("exclusive_key IS NOT NULL"),
 )
-Index("jobs_expiring", jobs.c.expires_at, jobs.c.live, **_where("expires_at IS NOT NULL"))
-Index("jobs_by_state", jobs.c.state, jobs.c.ended_at)
+Index(
+    "failbetter_jobs_expiring", jobs.c.expires_at, jobs.c.live, **_where("expires_at IS NOT NULL")
+)
+Index(
+    "failbetter_jobs_mirrored",
+    jobs.c.mirror_key,
+    jobs.c.id,
+    **_where("mirror_key IS NOT NULL"),
+)
+Index("failbetter_jobs_by_state", jobs.c.state, jobs.c.ended_at)
 
 attempts = Table(
-    "attempts",
+    "failbetter_attempts",
     metadata,
     Column("job_id", BigInteger, primary_key=True, autoincrement=False),
     Column("fence", Integer, primary_key=True, autoincrement=False),
@@ -128,7 +147,7 @@ attempts = Table(
 )
 
 effects = Table(
-    "effects",
+    "failbetter_effects",
     metadata,
     Column("job_id", BigInteger, primary_key=True, autoincrement=False),
     Column("name", String(KEY_LENGTH), primary_key=True),
@@ -140,7 +159,7 @@ effects = Table(
 )
 
 workers = Table(
-    "workers",
+    "failbetter_workers",
     metadata,
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("name", String(KEY_LENGTH), nullable=False),
@@ -159,4 +178,36 @@ workers = Table(
     Column("tasks", Text, nullable=False),
     Column("processes", Integer, nullable=False),
     Column("concurrency", Integer, nullable=False),
+    # 1: it waits for work, so that a producer elsewhere does well to tell of some.
+    Column("idle", SmallInteger, nullable=False),
+)
+
+turns = Table(
+    "failbetter_turns",
+    metadata,
+    # What only one worker of all hosts does at a time, by its name; who does it, and until when
+    # nobody else will, by the ledger's clock.
+    Column("name", String(40), primary_key=True),
+    Column("worker", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False),
+)
+
+outbox = Table(
+    "failbetter_outbox",
+    metadata,
+    # Jobs whose mirror row does not say yet what they do.
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("since", BigInteger, nullable=False),
+    # Counts what happened to the job meanwhile: what is delivered must be the latest.
+    Column("version", Integer, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("next_at", BigInteger, nullable=False),
+    Column("error", Text),
+)
+
+notes = Table(
+    "failbetter_notes",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("value", Text, nullable=False),
 )

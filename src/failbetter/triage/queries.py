@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -16,7 +17,8 @@ from failbetter.lifecycle.states import Reason, State
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from failbetter.ledger.database import Database, Tx
+    from failbetter.ledger.database import Database
+    from failbetter.ledger.kinds import Tx
     from failbetter.ledger.reads import Filters, GroupRow
 
 # A few thousand rows move in one transaction: enough to be fast, short enough to let others write.
@@ -121,7 +123,7 @@ class Jobs:
         `all` says that every failed job is meant.
         """
         outcome = self._act("retry", ledger.acts.retry, everything=all)
-        self._database.fleet.wake()
+        self._database.wake()
         return outcome
 
     def discard(self, *, all: bool = False) -> Outcome:
@@ -133,15 +135,16 @@ class Jobs:
             raise ValueError(f"{verb} without a filter means every failed job: say all=True")
         moved = 0
         refused: dict[str, str] = {}
+
+        def act_on(batch: list[tuple[int, bool]], tx: Tx) -> dict[str, str]:
+            now = tx.now()
+            answers = ((number, act(tx, number, now, unique=unique)) for number, unique in batch)
+            return {ids.to_text(number): why for number, why in answers if why is not None}
+
         for batch in self._batches():
-            now = time.time_ns() // 1000
-            with self._database.write() as tx:
-                for number, unique in batch:
-                    why = act(tx, number, now, unique=unique)
-                    if why is None:
-                        moved += 1
-                    else:
-                        refused[ids.to_text(number)] = why
+            kept = self._database.transact(partial(act_on, batch))
+            moved += len(batch) - len(kept)
+            refused |= kept
         return Outcome(moved, refused)
 
     def _batches(self) -> Iterator[list[tuple[int, bool]]]:
@@ -152,7 +155,7 @@ class Jobs:
         # What fails while this runs is outside.
         filters = self._filters
         if filters.until is None:
-            filters = msgspec.structs.replace(filters, until=time.time_ns() // 1000)
+            filters = msgspec.structs.replace(filters, until=self._database.now())
         after = 0
         while batch := ledger.reads.keys(self._database, filters, after, _BATCH):
             after = batch[-1][0]

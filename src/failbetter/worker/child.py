@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
             app.lease,
             app.durable,
             None if app.fleet_folder is None else str(app.fleet_folder),
+            app.schema,
             code,
             sorted(app.tasks),
         )

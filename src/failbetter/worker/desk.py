@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,7 +17,7 @@ from failbetter import ids
 from failbetter.errors import LedgerError
 from failbetter.faultpoints import passing
 from failbetter.ledger import claims, effects, registry
-from failbetter.ledger.endings import Settlement, settle
+from failbetter.ledger.endings import Settlement, is_recorded, settle
 from failbetter.lifecycle.decide import Outcome, decide
 from failbetter.lifecycle.states import Cause, State
 from failbetter.worker.judgement import Undecided, judge
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from failbetter.ledger.claims import Claimed
-    from failbetter.ledger.database import Database, Tx
+    from failbetter.ledger.database import Database
+    from failbetter.ledger.kinds import Tx
 
 _logger = logging.getLogger("failbetter.worker")
 
@@ -52,6 +52,8 @@ class Desk:
         self._not_before = 0.0
         self.due: int | None = None
         """When the next waiting job falls due (µs since the epoch), as of the last claim."""
+        self.idle = False
+        """Whether the ledger says that this worker waits for work."""
         self.lost = False
         """Whether the ledger has declared this worker lost."""
 
@@ -134,25 +136,36 @@ class Desk:
                 replies = [(self._answer(tx, asked), reply) for asked, reply in self._requests]
                 judged = [judge(tx, one, self.worker.name) for one in self._undecided]
                 refused = settle(tx, [*self._endings, *judged])
+                if self._failures:
+                    refused = [one for one in refused if not self._is_written(tx, one)]
                 if self._begun:
                     claims.mark_begun(tx, self._begun)
                 if self._give_back:
-                    claims.give_back(tx, self._give_back, time.time_ns() // 1000)
+                    claims.give_back(tx, self._give_back, tx.now())
                 claimed = self._claim(tx, room)
         except LedgerError as error:
-            self._put_off(error, now)
+            self.put_off(error, now)
             return []
         passing("after_commit")
+        if self.idle and room > 0 and len(claimed) >= room:
+            self.idle = False
         for reply, send in replies:
             send(reply)
         self._after(judged, refused)
         return claimed
 
+    def _is_written(self, tx: Tx, ending: Settlement) -> bool:
+        """Whether an earlier try wrote it after all, whose commit was not heard of."""
+        return is_recorded(tx, ending.id, ending.fence, self.worker.name)
+
     def _claim(self, tx: Tx, room: int) -> list[Claimed]:
         if room <= 0:
             return []
         queues = msgspec.json.decode(self.worker.queues, type=list[str])
-        claimed, self.due = claims.claim(tx, self.worker.id, queues, room, time.time_ns() // 1000)
+        claimed, self.due = claims.claim(tx, self.worker.id, queues, room, tx.now())
+        if self.idle and len(claimed) >= room:
+            # More waits than can be taken: nobody need tell of any for a while.
+            registry.set_idle(tx, self.worker.id, False)
         return claimed
 
     def _after(self, judged: list[Settlement], refused: list[Settlement]) -> None:
@@ -173,7 +186,8 @@ class Desk:
         self._give_back.clear()
         self._requests.clear()
 
-    def _put_off(self, error: LedgerError, now: float) -> None:
+    def put_off(self, error: LedgerError, now: float) -> None:
+        """Try the ledger again only after a pause, which grows."""
         self._failures += 1
         pause = min(0.05 * 2 ** min(self._failures, 10), _LONGEST_PAUSE)
         self._not_before = now + pause
@@ -189,7 +203,7 @@ class Desk:
         if asked.kind == "intend" and any(asked.id == one.job.id for one in self._undecided):
             # It died while it asked, so it has not begun the effect.
             return Reply(asked.request, "lost", None)
-        return answer(tx, asked)
+        return answer(tx, asked, again=self._failures > 0)
 
     def _log(self, job: Claimed, ending: Settlement) -> None:
         to = ending.transition
@@ -224,7 +238,13 @@ class Desk:
     def renew(self, stopping: bool) -> None:
         """Renew the lease. Sets `lost` when the ledger knows this worker no more."""
         with self._database.write(durable=False, timeout=_TURN) as tx:
-            self.lost = not registry.renew(tx, self.worker.id, time.time_ns() // 1000, stopping)
+            self.lost = not registry.renew(tx, self.worker.id, tx.now(), stopping)
+
+    def note_idle(self) -> None:
+        """Have producers elsewhere tell of new work from now on."""
+        with self._database.write(durable=False, timeout=_TURN) as tx:
+            registry.set_idle(tx, self.worker.id, True)
+        self.idle = True
 
     def describe(self, code: str, tasks: list[str]) -> None:
         """Note in the worker's row what a new child has loaded."""
@@ -245,14 +265,14 @@ class Desk:
 _RETURNED = Outcome(Cause.RETURNED)
 
 
-def answer(tx: Tx, asked: Request) -> Reply:
-    """Do what a body asked for."""
-    now = time.time_ns() // 1000
+def answer(tx: Tx, asked: Request, *, again: bool = False) -> Reply:
+    """Do what a body asked for. `again`: it may have been done, and not been heard of."""
+    now = tx.now()
     number, fence, name = asked.id, asked.fence, asked.name
     status: str
     value: str | None = None
     if asked.kind == "intend":
-        status, value = effects.intend(tx, number, fence, name, now)
+        status, value = effects.intend(tx, number, fence, name, now, again=again)
     elif asked.kind == "done":
         status = effects.done(tx, number, fence, name, asked.value, now)
     else:

@@ -6,7 +6,6 @@ Only there is it known whether an effect of the job is in doubt, and who else kn
 from __future__ import annotations
 
 import random
-import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,7 +18,7 @@ from failbetter.lifecycle.states import Cause, State
 from failbetter.worker.wire import Ended
 
 if TYPE_CHECKING:
-    from failbetter.ledger.database import Tx
+    from failbetter.ledger.kinds import Tx
 
 # Seconds until a job that only another worker can run is claimable again.
 _ELSEWHERE = 1.0
@@ -101,7 +100,7 @@ def judge(tx: Tx, one: Undecided, worker: str) -> Settlement:
 
 
 def _is_known_elsewhere(tx: Tx, job: Claimed) -> bool:
-    now = time.time_ns() // 1000
+    now = tx.now()
     return any(
         job.task in msgspec.json.decode(worker.tasks, type=list[str])
         for worker in registry.all_workers(tx)

@@ -79,7 +79,7 @@ class Supervisor:
         self._next_renewal = 0.0
         self._next_memory = 0.0
         self._next_cancellations = 0.0
-        self._seen_version = 0
+        self._listened: tuple[int, int] | None = None
         self._database: Database
         self._desk: Desk
         self._sweeper: Sweeper
@@ -176,8 +176,11 @@ class Supervisor:
     def _open_ledger(self, hello: Hello) -> None:
         settings = self._settings
         folder = None if hello.fleet_folder is None else Path(hello.fleet_folder)
-        self._database = Database(hello.url, durable=hello.durable, fleet_folder=folder)
+        self._database = Database(
+            hello.url, durable=hello.durable, fleet_folder=folder, schema=hello.schema
+        )
         self._database.ensure_schema()
+        self._database.listen()
         self._enlist(hello)
         queues = ", ".join(settings.queues) or "all"
         _logger.info(
@@ -195,7 +198,7 @@ class Supervisor:
         fleet = self._database.fleet
         number = ids.take()
         place = describe_process()
-        now = time.time_ns() // 1000
+        now = self._database.now()
         self._lock = fleet.hold(number)
         board.create(fleet.board_path(number), settings.processes)
         worker = registry.Worker(
@@ -339,7 +342,7 @@ class Supervisor:
             if job is not None and number not in child.marked:
                 child.marked.add(number)
                 ago = max(time.monotonic_ns() - began_ns, 0) // 1000
-                self._desk.begun(job, time.time_ns() // 1000 - ago)
+                self._desk.begun(job, self._database.now() - ago)
         self._nursery.overdue(child, now)
         self._keep(self._nursery.behind_long_bodies(child, now))
 
@@ -427,10 +430,11 @@ class Supervisor:
     # -- waiting
 
     def _wait(self, now: float) -> None:
+        self._listen_for_news()
         busy = len(self._hall) > 0 or any(child.handed for child in self._nursery.children)
         timeout = _WATCH if busy or self._stop_at is not None else _POLL
         if self._desk.due is not None:
-            timeout = min(timeout, max(self._desk.due / 1e6 - time.time(), 0.0))
+            timeout = min(timeout, max((self._desk.due - self._database.now()) / 1e6, 0.0))
         for key, _ in self._selector.select(timeout):
             source = key.fileobj
             if source is self._wake:
@@ -438,9 +442,23 @@ class Supervisor:
                 self._look = True
             elif source is self._signal_ends[0]:
                 self._drain(source)
-            elif isinstance(source, int):
+            elif isinstance(source, int) and key.data is not None:
                 self._next_watch = 0.0  # a child has died
-        self._look = self._look or self._something_new()
+        self._look = self._look or self._something_new(now)
+
+    def _listen_for_news(self) -> None:
+        """Watch the connection on which the ledger tells of new work; it may be another by now."""
+        listens = self._database.listens
+        if listens == self._listened:
+            return
+        if self._listened is not None:
+            # Its descriptor may be closed already, or even be somebody else's by now.
+            with contextlib.suppress(KeyError, ValueError, OSError):
+                if self._selector.get_key(self._listened[0]).data is None:
+                    self._selector.unregister(self._listened[0])
+        self._listened = listens
+        if listens is not None:
+            self._selector.register(listens[0], selectors.EVENT_READ, None)
 
     @staticmethod
     def _drain(source: Any) -> None:
@@ -448,18 +466,17 @@ class Supervisor:
             while source.recv(4096):
                 pass
 
-    def _something_new(self) -> bool:
-        if self._desk.due is not None and time.time() * 1e6 >= self._desk.due:
+    def _something_new(self, now: float) -> bool:
+        if self._desk.due is not None and self._database.now() >= self._desk.due:
             self._desk.due = None
             return True
-        try:
-            version = self._database.version()
-            if version == self._seen_version:
-                return False
-            self._seen_version = version
-        except LedgerError:
+        if not self._desk.may_write(now):
             return False
-        return True
+        try:
+            return self._database.has_news()
+        except LedgerError as error:
+            self._desk.put_off(error, now)
+            return False
 
     # -- ending
 

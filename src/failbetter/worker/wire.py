@@ -38,6 +38,7 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
     lease: float
     durable: bool
     fleet_folder: str | None
+    schema: str | None
     code: str
     tasks: list[str]
 

@@ -1,4 +1,4 @@
-"""The first schema: jobs, attempts, effects, workers."""
+"""The first schema."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
-        "attempts",
+        "failbetter_attempts",
         sa.Column("job_id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("fence", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
@@ -33,7 +33,7 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
-        "effects",
+        "failbetter_effects",
         sa.Column("job_id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("name", sa.String(length=190), nullable=False),
         sa.Column("fence", sa.Integer(), nullable=False),
@@ -44,7 +44,7 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
-        "jobs",
+        "failbetter_jobs",
         sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("task", sa.String(length=190), nullable=False),
         sa.Column("queue", sa.String(length=190), nullable=False),
@@ -81,46 +81,55 @@ def upgrade() -> None:
         sa.Column("error_type", sa.String(length=190), nullable=True),
         sa.Column("error_message", sa.Text(), nullable=True),
         sa.Column("fingerprint", sa.String(length=40), nullable=True),
+        sa.Column("mirror", sa.Text(), nullable=True),
+        sa.Column("mirror_key", sa.String(length=190), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("jobs_by_state", "jobs", ["state", "ended_at"], unique=False)
     op.create_index(
-        "jobs_by_worker",
-        "jobs",
+        "failbetter_jobs_by_state", "failbetter_jobs", ["state", "ended_at"], unique=False
+    )
+    op.create_index(
+        "failbetter_jobs_by_worker",
+        "failbetter_jobs",
         ["worker"],
         unique=False,
         sqlite_where=sa.text("worker IS NOT NULL"),
+        postgresql_where=sa.text("worker IS NOT NULL"),
     )
     op.create_index(
-        "jobs_exclusive",
-        "jobs",
+        "failbetter_jobs_exclusive",
+        "failbetter_jobs",
         ["exclusive_key", "claimed"],
         unique=True,
         sqlite_where=sa.text("exclusive_key IS NOT NULL"),
+        postgresql_where=sa.text("exclusive_key IS NOT NULL"),
     )
     op.create_index(
-        "jobs_expiring",
-        "jobs",
+        "failbetter_jobs_expiring",
+        "failbetter_jobs",
         ["expires_at", "live"],
         unique=False,
         sqlite_where=sa.text("expires_at IS NOT NULL"),
+        postgresql_where=sa.text("expires_at IS NOT NULL"),
     )
     op.create_index(
-        "jobs_unique",
-        "jobs",
+        "failbetter_jobs_unique",
+        "failbetter_jobs",
         ["unique_key", "live"],
         unique=True,
         sqlite_where=sa.text("unique_key IS NOT NULL"),
+        postgresql_where=sa.text("unique_key IS NOT NULL"),
     )
     op.create_index(
-        "jobs_waiting",
-        "jobs",
+        "failbetter_jobs_waiting",
+        "failbetter_jobs",
         ["rank", "queue", "careful", "run_at"],
         unique=False,
         sqlite_where=sa.text("rank IS NOT NULL"),
+        postgresql_where=sa.text("rank IS NOT NULL"),
     )
     op.create_table(
-        "workers",
+        "failbetter_workers",
         sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("name", sa.String(length=190), nullable=False),
         sa.Column("host", sa.String(length=190), nullable=False),
@@ -136,5 +145,48 @@ def upgrade() -> None:
         sa.Column("tasks", sa.Text(), nullable=False),
         sa.Column("processes", sa.Integer(), nullable=False),
         sa.Column("concurrency", sa.Integer(), nullable=False),
+        sa.Column("idle", sa.SmallInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index(
+        "failbetter_jobs_mirrored",
+        "failbetter_jobs",
+        ["mirror_key", "id"],
+        unique=False,
+        sqlite_where=sa.text("mirror_key IS NOT NULL"),
+        postgresql_where=sa.text("mirror_key IS NOT NULL"),
+    )
+    op.create_table(
+        "failbetter_turns",
+        sa.Column("name", sa.String(length=40), nullable=False),
+        sa.Column("worker", sa.BigInteger(), nullable=False),
+        sa.Column("until", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
+        "failbetter_outbox",
+        sa.Column("job_id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("next_at", sa.BigInteger(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("job_id"),
+    )
+    op.create_table(
+        "failbetter_notes",
+        sa.Column("name", sa.String(length=40), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    if op.get_bind().dialect.name == "postgresql":
+        # Rows here are rewritten twice and then rest. Room for that on their own page, and dead
+        # ones cleared away long before a fifth of a large table is dead.
+        op.execute(
+            "ALTER TABLE failbetter_jobs SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0,"
+            " autovacuum_vacuum_threshold = 20000, autovacuum_analyze_scale_factor = 0.02)"
+        )
+        op.execute(
+            "ALTER TABLE failbetter_workers SET (fillfactor = 50,"
+            " autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0)"
+        )

@@ -1,0 +1,33 @@
+"""The kinds of database a ledger can be kept in, and all in which they differ: a module each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from failbetter.errors import ConfigurationError
+from failbetter.ledger.kinds.base import Kind, Tx, Writer
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+__all__ = ["Kind", "Tx", "Writer", "kind_of"]
+
+
+def kind_of(url: URL, *, durable: bool, schema: str | None) -> Kind:
+    """The kind of database that a URL names; its module, and so its driver, loads only here.
+
+    Raises ConfigurationError for one that cannot hold a ledger.
+    """
+    backend = url.get_backend_name()
+    if backend == "sqlite":
+        from failbetter.ledger.kinds.sqlite import SQLite
+
+        return SQLite(url, durable=durable, schema=schema)
+    if backend == "postgresql":
+        from failbetter.ledger.kinds.postgres import Postgres
+
+        return Postgres(url, durable=durable, schema=schema)
+    raise ConfigurationError(
+        f"a ledger on {url.drivername} is not supported by this version; use sqlite:///FILE"
+        " or postgresql+psycopg://USER@HOST/DATABASE"
+    )

@@ -1,0 +1,213 @@
+"""What every kind of database provides: the only place where the ledger's code meets a driver."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
+
+from failbetter.ledger.prepared import Prepared, Texts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from sqlalchemy import URL, Column, ColumnElement, Connection, Engine, Insert, Select
+
+    from failbetter.errors import LedgerError
+
+SAVEPOINT = Prepared(text("SAVEPOINT failbetter"))
+ROLLBACK_TO = Prepared(text("ROLLBACK TO SAVEPOINT failbetter"))
+RELEASE = Prepared(text("RELEASE SAVEPOINT failbetter"))
+
+
+class Tx(ABC):
+    """An open transaction, or a plain look: runs prepared statements on a driver's connection."""
+
+    kind: Kind
+
+    @abstractmethod
+    def run(self, statement: Prepared, *values: object) -> int:
+        """Run a writing statement; the number of rows it matched."""
+
+    @abstractmethod
+    def many(self, statement: Prepared, rows: Sequence[Sequence[object]]) -> int:
+        """Run a writing statement for each row; the number of rows matched in all.
+
+        No two rows may mean the same row of the table: a server takes them all at once.
+        """
+
+    @abstractmethod
+    def rows(self, statement: Prepared, *values: object) -> list[tuple[Any, ...]]:
+        """Run a statement that returns rows."""
+
+    @abstractmethod
+    def row(self, statement: Prepared, *values: object) -> tuple[Any, ...] | None:
+        """The first row of a statement, or None."""
+
+    @abstractmethod
+    def now(self) -> int:
+        """The ledger's time, in microseconds since the epoch: the same for all who use it."""
+
+    def try_lock(self, name: str) -> bool:
+        """Keep other transactions out of what `name` stands for until this one's end; never waits.
+
+        False when another has it. Where there is one writer at a time that is always so.
+        """
+        return True
+
+    def savepoint(self) -> None:
+        """Begin a part of the transaction that can be undone alone; they do not nest."""
+        self.run(SAVEPOINT)
+
+    def undo(self) -> None:
+        """Undo all since `savepoint`."""
+        self.run(ROLLBACK_TO)
+        self.run(RELEASE)
+
+    def keep(self) -> None:
+        """Keep all since `savepoint`."""
+        self.run(RELEASE)
+
+
+class Writer(ABC):
+    """A writing connection: its transactions, and what it hears of others."""
+
+    tx: Tx
+
+    @abstractmethod
+    def begin(self, durable: bool, timeout: float) -> None:
+        """Begin a transaction. Waits at most `timeout` (s) for its turn, or for any lock in it.
+
+        A transaction that is not durable survives a killed process but perhaps not a power cut;
+        that is enough for a claim, which is then simply a job to claim again. After any error,
+        `rollback`.
+        """
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Commit."""
+
+    @abstractmethod
+    def rollback(self) -> None:
+        """Undo; after whatever went wrong, wherever it did. Raises nothing."""
+
+    def alone(
+        self, statement: Prepared, values: Sequence[object], timeout: float
+    ) -> list[tuple[Any, ...]]:
+        """One durable statement as a transaction of its own; the rows that it returns, if any."""
+        self.begin(True, timeout)
+        rows = self.tx.rows(statement, *values)
+        self.commit()
+        return rows
+
+    broken = False
+    """Whether it is of no use any more; another takes its place."""
+
+    @abstractmethod
+    def has_news(self) -> bool:
+        """Whether another connection may have written since this was last asked."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """In a forked process: let go of the parent's connection without touching it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection."""
+
+    @property
+    def listens(self) -> tuple[int, int] | None:
+        """A file descriptor that is readable when there is news, and which one in a row it is.
+
+        None where none is needed or none is open.
+        """
+        return None
+
+    def tell(self) -> None:
+        """Tell those who listen that there may be work, where a database does that."""
+        return
+
+    def listen(self) -> None:
+        """Hear of what others write, where a database tells."""
+        return
+
+    def set_clock(self) -> None:
+        """Compare this host's clock with the ledger's, where that has one of its own."""
+        return
+
+
+class Kind(ABC):
+    """One ledger's database, of one kind."""
+
+    name: str
+    engine: Engine
+    """SQLAlchemy's, for reads made for the occasion and for migrations."""
+    texts: Texts
+    """The statements compiled for this database."""
+    makes_schema = False
+    """Whether the tables are made at first use; else by `migrate`."""
+    driver_errors: tuple[type[Exception], ...] = ()
+    unique_violation: tuple[type[Exception], ...] = ()
+    tells_elsewhere = False
+    """Whether workers on other hosts can be woken through the database."""
+
+    def __init__(self, url: URL, *, durable: bool, schema: str | None) -> None:
+        self.url = url
+        self.durable = durable
+        self.schema = schema
+        self.shown = url.render_as_string(hide_password=True)
+        """The database's name as it may be shown: without a password."""
+
+    # -- connecting
+
+    @abstractmethod
+    def writer(self, folder: Path) -> Writer:
+        """A new writing connection. `folder`: the fleet's."""
+
+    @abstractmethod
+    def fleet_folder(self) -> Path:
+        """Where this ledger's workers of one host meet, unless told otherwise."""
+
+    def exists(self) -> bool:
+        """Whether there is a database already; asking does not make one."""
+        return True
+
+    def check_location(self) -> None:
+        """Raise a clear error before the driver raises an unclear one."""
+        return
+
+    @abstractmethod
+    def translate(self, error: BaseException) -> LedgerError:
+        """The driver's error in the ledger's words."""
+
+    @abstractmethod
+    def now(self) -> int:
+        """The ledger's time, in microseconds since the epoch, as far as it is known here."""
+
+    @contextlib.contextmanager
+    @abstractmethod
+    def migrating(self, folder: Path) -> Iterator[Connection]:
+        """A connection in a transaction in which the schema may be changed, by one at a time."""
+
+    # -- statements
+
+    @abstractmethod
+    def insert_unless(
+        self, statement: Insert, columns: list[Column[Any]], where: str | None = None
+    ) -> Insert:
+        """The insert, but doing nothing where the unique index over `columns` has such a row."""
+
+    @abstractmethod
+    def among(self, column: ColumnElement[Any], chosen: Select[Any]) -> ColumnElement[bool]:
+        """Whether the column is among what a limited select finds, which is run once."""
+
+    @abstractmethod
+    def matches(self, column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
+        """Whether the text fits a pattern: `*` is anything. Unlike with LIKE, case counts."""
+
+    @abstractmethod
+    def contains(self, column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
+        """Whether the text has that part, letter by letter."""

@@ -1,0 +1,42 @@
+"""What only one worker of all hosts does at a time: a row with a lease.
+
+By the ledger's clock. Were it to jump, two would do the same at once, which is a waste and no harm.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import insert, or_, update
+
+from failbetter.ledger.prepared import Prepared, b
+from failbetter.ledger.schema import turns
+
+if TYPE_CHECKING:
+    from failbetter.ledger.kinds import Tx
+
+TAKE = Prepared(
+    update(turns)
+    .values(worker=b("worker"), until=b("until"))
+    .where(
+        turns.c.name == b("name"),
+        or_(turns.c.worker == b("same"), turns.c.until < b("now")),
+    ),
+    "worker until name same now",
+)
+FIRST = Prepared(
+    lambda kind: kind.insert_unless(
+        insert(turns).values(name=b("name"), worker=b("worker"), until=b("until")),
+        [turns.c.name],
+    ),
+    "name worker until",
+)
+
+
+def take(tx: Tx, name: str, worker: int, seconds: float) -> bool:
+    """Take the turn, or keep it, for so long; False while another has it."""
+    now = tx.now()
+    until = now + round(seconds * 1_000_000)
+    return bool(
+        tx.run(TAKE, worker, until, name, worker, now) or tx.run(FIRST, name, worker, until)
+    )
