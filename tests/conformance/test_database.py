@@ -18,8 +18,8 @@ from tests.unit.processes import in_fork, other
 from failbetter import App, LedgerError, LedgerFull, LedgerUnavailable
 from failbetter.ledger import registry
 from failbetter.ledger.database import Database
-from failbetter.ledger.kinds import Tx
 from failbetter.ledger.enqueue import insert_jobs
+from failbetter.ledger.kinds import Tx
 
 only_sqlite = pytest.mark.usefixtures("_sqlite")
 
