@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import psutil
 import psycopg
 import pytest
-from tests.servers import postgres
+from tests.servers import home, postgres
 from tests.servers.postgres import PostgresFailed, PostgresMissing, PostgresServer
 from tests.servers.proxy import CuttingProxy
 
@@ -71,10 +72,10 @@ def left_over(pids: list[int]) -> list[int]:
     return alive
 
 
-def own_memory(home: Path) -> list[str]:
-    """The System V memory of the server in `home`: the key is in its file of process numbers."""
-    key = (home / "data" / "postmaster.pid").read_text().splitlines()[6].split()[0]
-    return [line for line in Path("/proc/sysvipc/shm").read_text().splitlines() if key in line]
+def memory_of(server: PostgresServer) -> list[str]:
+    """The ids of its System V memory: the first to attach to it is its first process."""
+    lines = Path("/proc/sysvipc/shm").read_text().splitlines()
+    return [line.split()[1] for line in lines if line.split()[4] == str(server._main.pid)]
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +131,10 @@ def test_its_data_goes_where_it_is_told(tmp_path: Path) -> None:
 
 
 def test_a_port_that_somebody_took_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = postgres._free_port
+    free = home.free_port
     with socket.create_server(("127.0.0.1", free())) as taken:
         ports = iter([taken.getsockname()[1], free()])
-        monkeypatch.setattr(postgres, "_free_port", lambda: next(ports))
+        monkeypatch.setattr(postgres, "free_port", lambda: next(ports))
         with PostgresServer.start(fsync=False) as server:
             assert ask(server.url, "SELECT 1") == [(1,)]
 
@@ -252,18 +253,21 @@ def test_frozen_it_answers_nobody_and_thawed_it_goes_on(server: PostgresServer) 
     server.start_again()
 
 
+def lose_data(server: PostgresServer) -> None:
+    """As when its folder was inside of one that is gone already."""
+    shutil.rmtree(server.data)
+
+
 def test_closed_it_leaves_nothing() -> None:
-    for end in (PostgresServer.kill, PostgresServer.stop, PostgresServer.freeze, None):
+    for end in (PostgresServer.kill, PostgresServer.stop, PostgresServer.freeze, lose_data):
         server = PostgresServer.start(fsync=False)
         pids = [process.pid for process in server._processes()]
-        memory = own_memory(server._home)
-        assert len(memory) == 1
-        if end:
-            end(server)
+        (memory,) = memory_of(server)
+        end(server)
         server.close()
-        assert not server._home.exists()
+        assert not server._home.path.exists()
         assert left_over(pids) == []
-        assert memory[0] not in Path("/proc/sysvipc/shm").read_text()
+        assert f" {memory} " not in Path("/proc/sysvipc/shm").read_text()
 
 
 OWNER = """
@@ -274,8 +278,8 @@ if sys.argv[1] == "frozen":
     server.freeze()
 if sys.argv[1] == "crashed":
     server.kill()
-print(server._home, *[process.pid for process in server._processes()] if server.running else [])
-sys.stdout.flush()
+pids = [process.pid for process in server._processes()] if server.running else []
+print(server._home.path, *pids, flush=True)
 sys.stdin.read()
 """
 
@@ -288,13 +292,13 @@ def test_it_dies_with_its_owner_and_the_next_run_tidies_up(state: str) -> None:
     )  # fmt: skip
     with owner:
         assert owner.stdout is not None
-        home, *pids = owner.stdout.readline().split()
-        postgres._sweep.__wrapped__()
-        assert Path(home, "data").exists()  # what has an owner is left alone
+        folder, *pids = owner.stdout.readline().split()
+        home.sweep.__wrapped__()
+        assert Path(folder, "data").exists()  # what has an owner is left alone
         owner.send_signal(signal.SIGKILL)
     wait_until(lambda: not left_over([int(pid) for pid in pids]), "the server is gone")
-    postgres._sweep.__wrapped__()
-    assert not Path(home).exists()
+    home.sweep.__wrapped__()
+    assert not Path(folder).exists()
 
 
 # -- failover
@@ -303,6 +307,7 @@ def test_it_dies_with_its_owner_and_the_next_run_tidies_up(state: str) -> None:
 def test_a_standby_has_all_that_was_committed_and_takes_over(server: PostgresServer) -> None:
     ask(server.url, "CREATE TABLE kept (id int)")
     with server.standby() as standby:
+        before = server.new_database()
         ask(server.url, "INSERT INTO kept VALUES (1)")
         assert standby.port != server.port
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
@@ -313,6 +318,8 @@ def test_a_standby_has_all_that_was_committed_and_takes_over(server: PostgresSer
         standby.promote()
         ask(standby.url, "INSERT INTO kept VALUES (4)")
         assert ask(standby.url, "SELECT id FROM kept") == [(1,), (3,), (4,)]
+        standby.drop_database(before)
+        assert standby.new_database() != before
 
 
 def test_without_its_standby_a_server_commits_nothing(server: PostgresServer) -> None:
@@ -406,7 +413,7 @@ def test_new_connections_go_elsewhere(calm: PostgresServer, proxy: CuttingProxy)
 
 
 def test_a_dead_address_resets_who_connects(proxy: CuttingProxy) -> None:
-    proxy.retarget("127.0.0.1", postgres._free_port())
+    proxy.retarget("127.0.0.1", home.free_port())
     with (
         pytest.raises(ConnectionResetError),
         socket.create_connection(proxy.address, timeout=PATIENCE) as client,

@@ -11,16 +11,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import fcntl
 import functools
 import itertools
 import os
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, LiteralString, Self
@@ -28,14 +24,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, LiteralString, Self
 import psutil
 import psycopg
 from psycopg import sql
+from tests.servers.home import Home, as_server_user, free_port, give_away
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
 PATIENCE: Final = 60.0
 """Seconds after which a wait is given up: a hang, not a matter of speed."""
-
-PREFIX: Final = "failbetter-postgres-"
 
 _DEBIAN: Final = Path("/usr/lib/postgresql")
 
@@ -43,10 +38,6 @@ _SIGNALS: Final = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 _RISKY: Final = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "128MB"}
 """For tests: a commit still survives the server's crash, but not the machine's."""
-
-_MEMORY: Final = Path("/dev/shm")
-_ROOM: Final = 2 * 2**30
-"""Bytes that have to be free in memory for a server to go there."""
 
 _SHARED: Final = {
     "max_connections": "200",
@@ -85,62 +76,10 @@ def find_binaries() -> Path:
     )
 
 
-def _as_server_user(command: Sequence[str | Path]) -> list[str]:
-    """The command as a user who may run a server, which root may not; it dies with its parent."""
-    user = ["--reuid", "postgres", "--regid", "postgres", "--init-groups"]
-    return ["setpriv", "--pdeathsig", "QUIT", *(user if os.geteuid() == 0 else []), "--",
-            *map(str, command)]  # fmt: skip
-
-
-def _give_away(path: Path) -> None:
-    """Let the user who runs the server own it."""
-    if os.geteuid() == 0:
-        shutil.chown(path, "postgres", "postgres")
-
-
 def _environment() -> dict[str, str]:
     """Without a developer's own settings for PostgreSQL, and with messages that we can read."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_"))}
     return {**kept, "LC_ALL": "C.UTF-8"}
-
-
-def _free_port() -> int:
-    """A port that nobody listens on, below those that the kernel gives to outgoing connections.
-
-    Were it one of these, somebody's connection could take it while a server is down.
-    """
-    while True:
-        port = 20_000 + secrets.randbelow(12_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
-def _remove(home: Path, data: Path) -> None:
-    """Delete a server that runs no more, and the System V memory that one leaves when killed."""
-    with contextlib.suppress(OSError, IndexError):
-        key = (data / "postmaster.pid").read_text().splitlines()[6].split()[0]
-        subprocess.run(["ipcrm", "--shmem-key", key], capture_output=True, check=False)
-    shutil.rmtree(data, ignore_errors=True)
-    shutil.rmtree(home, ignore_errors=True)
-
-
-def _fast_parent() -> Path:
-    """Memory if it has room: on disk, a copy of a database takes from 2 to 20 times as long."""
-    with contextlib.suppress(OSError):
-        if shutil.disk_usage(_MEMORY).free > _ROOM:
-            return _MEMORY
-    return Path(tempfile.gettempdir())
-
-
-@functools.cache
-def _sweep() -> None:
-    """Remove what killed runs have left. A server and its owner hold its lock while they live."""
-    parents = {Path(tempfile.gettempdir()), _MEMORY}
-    for home in itertools.chain.from_iterable(parent.glob(f"{PREFIX}*") for parent in parents):
-        with contextlib.suppress(OSError), (home / "lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(home, home / "data")
 
 
 class PostgresServer:
@@ -157,21 +96,11 @@ class PostgresServer:
         data_parent: Path | None = None,
     ) -> None:
         """Room for a server, without data. Callers want `start`."""
-        _sweep()
         self._binaries = find_binaries()
         self.settings: dict[str, str] = {**({} if fsync else _RISKY), **(settings or {})}
-        self.port = _free_port()
-        # Its sockets are here, not with the data: the path of a socket has to be short.
-        parent = None if fsync else _fast_parent()
-        self._home = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        _give_away(self._home)
-        self._lock = (self._home / "lock.new").open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        (self._home / "lock.new").rename(self._home / "lock")
-        self.data = self._home / "data"
-        if data_parent is not None:
-            self.data = Path(tempfile.mkdtemp(prefix=PREFIX, dir=data_parent))
-            _give_away(self.data)
+        self.port = free_port()
+        self._home = Home(fast=not fsync, data_parent=data_parent)
+        self.data = self._home.data
         self._process: subprocess.Popen[bytes] | None = None
         self._names = itertools.count(1)
         self._templates: dict[str, str] = {}
@@ -198,8 +127,9 @@ class PostgresServer:
         """Fill the data folder and start; on another port if somebody was quicker."""
         try:
             done = subprocess.run(
-                _as_server_user([self._binaries / program, *arguments, "-D", self.data]),
-                env=_environment(), cwd=self._home, capture_output=True, text=True, check=False,
+                as_server_user([self._binaries / program, *arguments, "-D", self.data]),
+                env=_environment(), cwd=self._home.path,
+                capture_output=True, text=True, check=False,
             )  # fmt: skip
             if done.returncode:
                 raise PostgresFailed(f"{program} failed: {done.stderr.strip()}")
@@ -209,7 +139,7 @@ class PostgresServer:
                 except PostgresFailed:
                     if "Address already in use" not in self.log_text():
                         raise
-                    self.port = _free_port()
+                    self.port = free_port()
             raise PostgresFailed("found no free port")
         except BaseException:
             self.close()
@@ -247,7 +177,7 @@ class PostgresServer:
     def log_text(self) -> str:
         """What it has logged in all its lives."""
         with contextlib.suppress(FileNotFoundError):
-            return (self._home / "log").read_text(errors="replace")
+            return (self._home.path / "log").read_text(errors="replace")
         return ""
 
     # -- its life
@@ -262,15 +192,16 @@ class PostgresServer:
         if self.running:
             raise PostgresFailed("it runs already")
         self._write_settings()
-        with (self._home / "log").open("ab") as log:
+        with (self._home.path / "log").open("ab") as log:
             # A process group of its own: no Ctrl-C from the terminal, and the kernel thaws a frozen
             # server when its owner dies, so that it can die too.
             self._process = subprocess.Popen(
-                _as_server_user([self._binaries / "postgres", "-D", self.data]),
-                env=_environment(), cwd=self._home, process_group=0, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, pass_fds=[self._lock.fileno()],
+                as_server_user([self._binaries / "postgres", "-D", self.data]),
+                env=_environment(), cwd=self._home.path, process_group=0, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, pass_fds=[self._home.lock.fileno()],
             )  # fmt: skip
         self._wait(self._accepts, "it accepts connections")
+        self._home.note_memory()
 
     def _said(self) -> str:
         """The end of its log, for an error."""
@@ -281,7 +212,7 @@ class PostgresServer:
         ours = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
-            "unix_socket_directories": str(self._home),
+            "unix_socket_directories": str(self._home.path),
             # Files in the data folder, where a kill leaves none behind.
             "dynamic_shared_memory_type": "mmap",
             **self.settings,
@@ -291,7 +222,7 @@ class PostgresServer:
         ]
         path = self.data / "postgresql.conf"
         path.write_text("".join(lines))
-        _give_away(path)
+        give_away(path)
 
     def _accepts(self) -> bool:
         """Whether it has said so in the file that is meant for this; a crash leaves an old one."""
@@ -358,8 +289,7 @@ class PostgresServer:
     def close(self) -> None:
         """Kill it and remove all that it has left on the machine."""
         self.kill()
-        _remove(self._home, self.data)
-        self._lock.close()
+        self._home.remove()
 
     # -- another that follows it
 
@@ -368,6 +298,7 @@ class PostgresServer:
         ours = {**self.settings, **(settings or {})}
         ours.pop("synchronous_standby_names", None)
         follower = PostgresServer(ours, fsync=self.settings.get("fsync") != "off")
+        follower._names = self._names  # what either has made, both have
         slot = f"standby_{next(self._names)}"  # keeps for it what it has not yet read
         follower._create("pg_basebackup", f"--dbname={self.dsn}", "--write-recovery-conf",
                          "--create-slot", f"--slot={slot}", "--checkpoint=fast",
@@ -456,7 +387,7 @@ class PostgresServer:
     def fresh_database(self, key: str, make: Callable[[str], object]) -> str:
         """The URL of a new database as `make(url)` makes it; only the first of a key calls it."""
         if key not in self._templates:
-            name = f"template_{len(self._templates) + 1}"
+            name = f"template_{next(self._names)}"
             make(self.new_database(name))
             # Nobody connects to it from here on, or copies of it would have to wait.
             self._ask(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
