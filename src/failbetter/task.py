@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
-import time
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import msgspec
@@ -15,7 +14,6 @@ from failbetter.durations import Duration, micros, moment, seconds
 from failbetter.lifecycle.policy import Policy
 from failbetter.limits import KEY_LENGTH
 from failbetter.payload import Arguments
-from failbetter.twins import twin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -79,13 +77,18 @@ class Task(Generic[P, R]):
         queue: str | None = None,
         priority: int | None = None,
         expires_after: Duration | None = None,
+        connection: Any = None,
     ) -> Call[P, R]:
         """The task with other settings for the jobs made through what is returned.
 
         `run_after`: seconds, a timedelta or duration text from now, or an aware datetime.
+        `connection`: of the caller, to the ledger's own database: the job becomes part of its
+        open transaction, is accepted when that is committed and never was when it is rolled back.
+        A SQLAlchemy connection or session (an async one with `aenqueue`), Django's connection, or
+        a connection of the driver. Until the commit the job's handle cannot be read.
         Raises TypeError or ValueError for a setting that cannot be.
         """
-        return Call(self, run_after, queue, priority, expires_after)
+        return Call(self, run_after, queue, priority, expires_after, connection)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Accept a job to run this task; durable when this returns.
@@ -142,12 +145,14 @@ class Call(Generic[P, R]):
         queue: str | None = None,
         priority: int | None = None,
         expires_after: Duration | None = None,
+        connection: Any = None,
     ) -> None:
         options = task.options
         if run_after is not None:
             moment(run_after, 0.0)
         self._task = task
         self._run_after = run_after
+        self._connection = connection
         self._queue = options.queue if queue is None else check_queue(queue)
         self._priority = options.priority if priority is None else check_priority(priority)
         self._expires_after = (
@@ -156,11 +161,14 @@ class Call(Generic[P, R]):
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """As `Task.enqueue`."""
-        return self._insert([self._new_job(args, kwargs, time.time())])[0]
+        return self._insert([self._new_job(args, kwargs, self._now())])[0]
 
     def enqueue_many(self, calls: Iterable[Sequence[Any] | dict[str, Any]]) -> list[Job]:
         """As `Task.enqueue_many`."""
-        now = time.time()
+        return self._insert(self._new_jobs(calls))
+
+    def _new_jobs(self, calls: Iterable[Sequence[Any] | dict[str, Any]]) -> list[NewJob]:
+        now = self._now()
         new = []
         for call in calls:
             if isinstance(call, dict):
@@ -172,13 +180,23 @@ class Call(Generic[P, R]):
                 )
             else:
                 new.append(self._new_job(tuple(call), {}, now))
-        return self._insert(new)
+        return new
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """`enqueue` for async callers: the same, in a thread."""
-        return await asyncio.to_thread(self.enqueue, *args, **kwargs)
+        """`enqueue` for async callers: the same, in a thread or on the async connection given."""
+        if self._connection is None:
+            return await asyncio.to_thread(self.enqueue, *args, **kwargs)
+        return (await self._ajoin([self._new_job(args, kwargs, self._now())]))[0]
 
-    aenqueue_many = twin(enqueue_many)
+    async def aenqueue_many(self, calls: Iterable[Sequence[Any] | dict[str, Any]]) -> list[Job]:
+        """`enqueue_many` for async callers: as `aenqueue`."""
+        if self._connection is None:
+            return await asyncio.to_thread(self.enqueue_many, calls)
+        return await self._ajoin(self._new_jobs(calls))
+
+    def _now(self) -> float:
+        """Seconds since the epoch by the ledger's clock, as far as it is known here."""
+        return self._task.app.database.now() / 1_000_000
 
     def _new_job(self, args: Sequence[Any], kwargs: dict[str, Any], now: float) -> NewJob:
         task = self._task
@@ -210,7 +228,15 @@ class Call(Generic[P, R]):
 
     def _insert(self, new: list[NewJob]) -> list[Job]:
         app = self._task.app
-        inserted = ledger.enqueue.insert_jobs(app.database, new)
+        if self._connection is None:
+            inserted = ledger.enqueue.insert_jobs(app.database, new)
+        else:
+            inserted = ledger.joining.insert_jobs(app.database, self._connection, new)
+        return [app._job_made(number, created) for number, created in inserted]
+
+    async def _ajoin(self, new: list[NewJob]) -> list[Job]:
+        app = self._task.app
+        inserted = await ledger.joining.ainsert_jobs(app.database, self._connection, new)
         return [app._job_made(number, created) for number, created in inserted]
 
 

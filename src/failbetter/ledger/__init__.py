@@ -11,9 +11,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from failbetter.ledger import acts, claims, database, enqueue, migrate, reads, registry
+    from failbetter.ledger import acts, claims, database, enqueue, joining, migrate, reads, registry
 
-__all__ = ["acts", "claims", "database", "enqueue", "migrate", "reads", "registry"]
+__all__ = ["acts", "claims", "database", "enqueue", "joining", "migrate", "reads", "registry"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -175,6 +175,14 @@ def _insert_once(
     return inserted
 
 
+def insert_new(tx: Tx, new: Sequence[NewJob]) -> list[tuple[int, bool]]:
+    """Insert jobs in an open transaction; as `insert_jobs` otherwise."""
+    if not new:
+        return []
+    first = ids.take(len(new))
+    return insert_rows(tx, [_values(first + offset, job) for offset, job in enumerate(new)])
+
+
 def insert_rows(tx: Tx, rows: Sequence[Row]) -> list[tuple[int, bool]]:
     """Insert rows in the caller's transaction; as `insert_jobs` otherwise."""
     if all(row[_KEY] is None for row in rows):

@@ -48,7 +48,7 @@ def revision(connection: Connection, schema: str | None) -> str | None:
     """The migration a database is at; None when it has no tables of ours."""
     if not sqlalchemy.inspect(connection).has_table(VERSION_TABLE, schema=schema):
         return None
-    table = sqlalchemy.table(VERSION_TABLE, sqlalchemy.column("version_num"))
+    table = sqlalchemy.table(VERSION_TABLE, sqlalchemy.column("version_num"), schema=schema)
     value = connection.execute(select(table.c.version_num)).scalar()
     return None if value is None else str(value)
 
