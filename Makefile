@@ -27,11 +27,15 @@ $(VENV)/ready: requirements/dev.txt pyproject.toml tools/make_venv.sh
 demo: $(VENV)/ready ## the main job, on real files, with real faults
 	$(BIN)/failbetter demo $(ARGS)
 
+.PHONY: servers
+servers: # the database servers that tests start privately: installed where they are missing
+	@tools/install_servers.sh
+
 # Two rounds: what can share the machine first, in $(JOBS) processes; then, one by one, what needs
 # it alone (marked `alone`, and all of tests/faults). Both run even when the first fails. pytest
 # answers 5 when it finds no test: one empty round is no failure, two are.
 .PHONY: test
-test: $(VENV)/ready ## all tests but the soak
+test: $(VENV)/ready servers ## all tests but the soak
 	@first=0; second=0; \
 	$(BIN)/pytest -n $(JOBS) -m 'not soak and not alone' $(ARGS) || first=$$?; \
 	$(BIN)/pytest -m 'alone and not soak' $(ARGS) || second=$$?; \
@@ -40,7 +44,7 @@ test: $(VENV)/ready ## all tests but the soak
 	exit $$((first > second ? first : second))
 
 .PHONY: test-fast
-test-fast: $(VENV)/ready ## unit and conformance tests without the slow ones, under a minute
+test-fast: $(VENV)/ready servers ## unit and conformance tests without the slow ones, under a minute
 	$(BIN)/pytest -n $(JOBS) -m 'not slow and not soak and not alone' $(wildcard tests/unit tests/conformance) $(ARGS)
 
 .PHONY: check
@@ -60,7 +64,7 @@ bench: $(VENV)/ready ## side by side with other systems, as ratios
 	$(BIN)/python -m bench $(ARGS)
 
 .PHONY: soak
-soak: $(VENV)/ready ## hours of random kills; ends with the ledger checked against the promises
+soak: $(VENV)/ready servers ## hours of random kills; ends with the ledger checked against the promises
 	$(BIN)/pytest -m soak --timeout 0 $(ARGS)
 
 # The lock names no index: whoever runs it uses the one they have set up. Nothing but newer
