@@ -156,7 +156,7 @@ def main(argv: Sequence[str]) -> int:
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.dir)))
         facts = machine.facts(work)
-        found = lineup.assemble(options.systems, work, results, stack)
+        found = lineup.Assembly(options.systems, work, results, stack).go()
         began = time.monotonic()
         this = Run(options, found, results, work)
         this.go()

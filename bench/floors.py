@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench import stats
 from bench.results import Results
+from bench.systems.base import System
 
 OURS, RELAXED = "failbetter", "failbetter-relaxed"
 RAW, RAW_RELAXED = "raw", "raw-relaxed"
+OURS_PG, RAW_PG = "failbetter-pg", "raw-pg"
 FASTEST_PEER = "the fastest peer"
+FASTEST_PEER_PG = "the fastest peer on PostgreSQL"
+
+
+def peers(systems: Sequence[System]) -> dict[str, list[str]]:
+    """Those that a floor may mean by the fastest of them."""
+    found: dict[str, list[str]] = {FASTEST_PEER: [], FASTEST_PEER_PG: []}
+    for system in systems:
+        if system.family == "peer":
+            name = FASTEST_PEER_PG if system.store == "postgres" else FASTEST_PEER
+            found[name].append(system.key)
+    return found
 
 
 @dataclass(frozen=True)
@@ -26,17 +40,17 @@ class Floor:
     at_most: bool = False
     aim: float | None = None
 
-    def measured(self, results: Results, peers: list[str]) -> stats.Spread | None:
+    def measured(self, results: Results, peers: Mapping[str, list[str]]) -> stats.Spread | None:
         """Its ratio, taken round by round; None when the run has not measured both sides."""
         above = results.by_round(self.metric, self.system)
         if self.below is None:
             return stats.spread(list(above.values()))
         metric, system = self.below
-        if system == FASTEST_PEER:
-            return stats.spread(stats.ratios(above, results.best(metric, peers)))
+        if system in peers:
+            return stats.spread(stats.ratios(above, results.best(metric, peers[system])))
         return stats.spread(stats.ratios(above, results.by_round(metric, system)))
 
-    def calm(self, results: Results, peers: list[str]) -> bool:
+    def calm(self, results: Results, peers: Mapping[str, list[str]]) -> bool:
         """Whether others left the machine alone in at least half of the rounds it stands on."""
         rounds = list(results.by_round(self.metric, self.system))
         if not results.calm(self.metric, [self.system], rounds):
@@ -44,7 +58,7 @@ class Floor:
         if self.below is None:
             return True
         metric, system = self.below
-        return results.calm(metric, peers if system == FASTEST_PEER else [system], rounds)
+        return results.calm(metric, peers.get(system, [system]), rounds)
 
     def reached(self, spread: stats.Spread) -> bool:
         """Whether the median meets the bound."""
@@ -56,7 +70,7 @@ class Floor:
         return words if self.aim is None else f"{words} (aim: {self.aim:g})"
 
 
-FLOORS = (
+ON_SQLITE = (
     Floor("drain, one process ÷ raw", "drain.1", OURS, ("drain.1", RAW), 0.4, aim=0.6),
     Floor("drain, one process ÷ the fastest peer", "drain.1", OURS, ("drain.1", FASTEST_PEER), 6.0),
     # Steady rates where processes are compared: the later start of the second is not their speed.
@@ -81,4 +95,20 @@ FLOORS = (
     Floor("memory (PSS) of an idle worker ÷ RQ's SimpleWorker", "memory.pss", OURS,
           ("memory.pss", "rq"), 2.0, at_most=True),
     Floor("CPU of an idle worker", "memory.cpu", OURS, None, 1.0, " % of a core", at_most=True),
+)  # fmt: skip
+
+ON_POSTGRES = (
+    Floor("drain, one process ÷ raw", "drain.1", OURS_PG, ("drain.1", RAW_PG), 0.5),
+    Floor("drain, one process ÷ the fastest peer", "drain.1", OURS_PG,
+          ("drain.1", FASTEST_PEER_PG), 1.5, aim=2.0),
+    Floor("drain, two workers ÷ one, steady", "drain.two-workers.steady", OURS_PG,
+          ("drain.1.steady", OURS_PG), 1.4),
+    Floor("enqueue one by one ÷ raw", "enqueue.one", OURS_PG, ("enqueue.one", RAW_PG), 0.8),
+    Floor("enqueue in bulk ÷ raw", "enqueue.bulk", OURS_PG, ("enqueue.bulk", RAW_PG), 0.35),
+    Floor("enqueue in bulk ÷ pgqueuer", "enqueue.bulk", OURS_PG, ("enqueue.bulk", "pgqueuer"),
+          1.3, aim=2.0),
+    Floor("pick-up by an idle worker, p50", "latency.p50", OURS_PG, None, 2.5, " ms",
+          at_most=True),
+    Floor("pick-up by an idle worker, p99", "latency.p99", OURS_PG, None, 10.0, " ms",
+          at_most=True),
 )  # fmt: skip

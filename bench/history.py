@@ -17,8 +17,8 @@ def grow(ledger: Path, specimen: Specimen, jobs: int = JOBS) -> None:
     connection = sqlite3.connect(ledger, isolation_level=None)
     connection.execute("PRAGMA synchronous=OFF")
     connection.execute("PRAGMA cache_size=-400000")
-    for table, row, key in (("jobs", specimen.succeeded, "id"),
-                            ("attempts", specimen.attempt, "job_id")):  # fmt: skip
+    for table, row, key in (("failbetter_jobs", specimen.succeeded, "id"),
+                            ("failbetter_attempts", specimen.attempt, "job_id")):  # fmt: skip
         sql, values = _fill(table, row, key, jobs)
         connection.execute(sql, values)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

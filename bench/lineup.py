@@ -3,86 +3,153 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from bench import machine, peers
+from bench import machine, peers, postgres
 from bench.capture import capture
 from bench.redis_server import RedisMissing, RedisServer, find_server
 from bench.results import Results
 from bench.systems.base import System
+from bench.systems.django_tasks_db import DjangoTasksDb
 from bench.systems.dramatiq import Dramatiq
-from bench.systems.failbetter import Failbetter
+from bench.systems.failbetter import Failbetter, FailbetterPg
 from bench.systems.huey import Huey
+from bench.systems.oban import Oban
+from bench.systems.pgqueuer import Pgqueuer
+from bench.systems.procrastinate import Procrastinate
 from bench.systems.raw import Raw
+from bench.systems.raw_pg import RawPg
 from bench.systems.rq import Rq
 
-KEYS = ("failbetter", "failbetter-relaxed", "raw", "raw-relaxed", "huey", "huey-default", "rq",
-        "rq-forking", "dramatiq")  # fmt: skip
+OURS = ("failbetter", "raw", "failbetter-relaxed", "raw-relaxed")
 ON_REDIS = ("rq", "rq-forking", "dramatiq")
+PEERS = ("huey", "huey-default", *ON_REDIS)
+OURS_ON_POSTGRES = ("failbetter-pg", "raw-pg", "raw-pg-executemany")
+PEERS_ON_POSTGRES = ("pgqueuer", "procrastinate", "django-tasks-db")
+"""Those that live in the environment of the other peers."""
+ON_POSTGRES = (*OURS_ON_POSTGRES, *PEERS_ON_POSTGRES, "oban")
+KEYS = (*OURS, *PEERS, *ON_POSTGRES)
 
 
-@dataclass(frozen=True)
+class Server(Protocol):
+    """What a run needs of a server that it started."""
+
+    def cpu_seconds(self) -> float:
+        """CPU time it has used so far."""
+        ...
+
+
+@dataclass
 class Lineup:
     """The systems in the order of the table, facts about them, and the rows that raw imitates."""
 
-    systems: list[System]
-    facts: list[str]
     specimen: Path
-    cpu_seconds: Callable[[], float]
-    """CPU time used so far by the servers of this run."""
+    systems: list[System] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+    servers: list[Server] = field(default_factory=list)
+
+    def cpu_seconds(self) -> float:
+        """CPU time used so far by the servers of this run."""
+        return sum(server.cpu_seconds() for server in self.servers)
 
 
-def assemble(wanted: Iterable[str], work: Path, results: Results, stack: ExitStack) -> Lineup:
-    """Make everything ready; what is missing is noted in `results.skipped`."""
-    keys = set(wanted)
-    here = Path(sys.executable)
-    facts: list[str] = []
-    specimen = work / "specimen.json"
-    capture(Failbetter(here, durable=True), work).save(specimen)
-    # Each of ours is measured right beside the limit that it is compared with.
-    found: list[System] = [
-        Failbetter(here, durable=True),
-        Raw(here, specimen, durable=True),
-        Failbetter(here, durable=False),
-        Raw(here, specimen, durable=False),
-    ]
-    servers: list[RedisServer] = []
-    if keys - {system.key for system in found}:
-        found += _peers(keys, work, results, facts, servers)
-    for server in servers:
-        stack.callback(server.stop)
-    return Lineup(
-        [s for s in found if s.key in keys],
-        facts,
-        specimen,
-        lambda: sum(server.cpu_seconds() for server in servers),
-    )
+class Assembly:
+    """Makes everything ready; what is missing is noted in `results.skipped`."""
 
+    def __init__(
+        self, wanted: Iterable[str], work: Path, results: Results, stack: ExitStack
+    ) -> None:
+        self._keys = set(wanted)
+        self._work = work
+        self._results = results
+        self._stack = stack
+        self._here = Path(sys.executable)
+        self._lineup = Lineup(work / "specimen.json")
 
-def _peers(
-    keys: set[str],
-    work: Path,
-    results: Results,
-    facts: list[str],
-    servers: list[RedisServer],
-) -> list[System]:
-    try:
-        python = peers.ready()
-    except peers.PeersMissing as error:
-        results.skipped["Huey, RQ, Dramatiq"] = str(error)
-        return []
-    facts.append(machine.versions(python, peers.DISTRIBUTIONS))
-    found: list[System] = [Huey(python, "on"), Huey(python, "default")]
-    if keys.isdisjoint(ON_REDIS):
-        return found
-    try:
-        server = RedisServer(find_server(), work)
-    except RedisMissing as error:
-        results.skipped["RQ, Dramatiq"] = str(error)
-        return found
-    servers.append(server)
-    facts.append(f"{server.version}; private, without persistence")
-    return [*found, Rq(python, server, False), Rq(python, server, True), Dramatiq(python, server)]
+    def go(self) -> Lineup:
+        """The systems that were asked for and can run here."""
+        if self._any(OURS):
+            self._ours()
+        if self._any(PEERS):
+            self._peers()
+        if self._any(ON_POSTGRES):
+            self._on_postgres()
+        return self._lineup
+
+    def _any(self, keys: Iterable[str]) -> bool:
+        return not self._keys.isdisjoint(keys)
+
+    def _add(self, *systems: System) -> None:
+        self._lineup.systems += [system for system in systems if system.key in self._keys]
+
+    def _python(self, environment: peers.Environment, names: str) -> Path | None:
+        """The peers' interpreter; None, with a note, where they cannot be installed."""
+        try:
+            python = environment.ready()
+        except peers.PeersMissing as error:
+            self._results.skipped[names] = str(error)
+            return None
+        fact = machine.versions(python, environment.distributions)
+        if fact not in self._lineup.facts:
+            self._lineup.facts.append(fact)
+        return python
+
+    def _ours(self) -> None:
+        here, specimen = self._here, self._lineup.specimen
+        capture(Failbetter(here, durable=True), self._work).save(specimen)
+        # Each of ours is measured right beside the limit that it is compared with.
+        for durable in (True, False):
+            self._add(Failbetter(here, durable), Raw(here, specimen, durable))
+
+    def _peers(self) -> None:
+        python = self._python(peers.MOST, "Huey, RQ, Dramatiq")
+        if python is None:
+            return
+        self._add(Huey(python, "on"), Huey(python, "default"))
+        if not self._any(ON_REDIS):
+            return
+        try:
+            server = RedisServer(find_server(), self._work)
+        except RedisMissing as error:
+            self._results.skipped["RQ, Dramatiq"] = str(error)
+            return
+        self._stack.callback(server.stop)
+        self._lineup.servers.append(server)
+        self._lineup.facts.append(f"{server.version}; private, without persistence")
+        self._add(Rq(python, server, False), Rq(python, server, True), Dramatiq(python, server))
+
+    def _on_postgres(self) -> None:
+        try:
+            server = postgres.start(self._work)
+        except (postgres.PostgresMissing, postgres.PostgresFailed) as error:
+            self._results.skipped["all on PostgreSQL"] = str(error)
+            return
+        self._stack.callback(server.close)
+        self._lineup.servers.append(server)
+        self._lineup.facts.append(postgres.fact(server))
+        if self._any(OURS_ON_POSTGRES):
+            self._ours_on_postgres(server)
+        if self._any(PEERS_ON_POSTGRES):
+            python = self._python(peers.MOST, ", ".join(PEERS_ON_POSTGRES))
+            if python is not None:
+                self._add(Pgqueuer(python, server), Procrastinate(python, server),
+                          DjangoTasksDb(python, server))  # fmt: skip
+        if "oban" in self._keys:
+            python = self._python(peers.OBAN, "oban")
+            if python is not None:
+                self._add(Oban(python, server))
+
+    def _ours_on_postgres(self, server: postgres.PostgresServer) -> None:
+        here, specimen = self._here, self._work / "specimen-pg.json"
+        ours = FailbetterPg(here, server)
+        try:
+            capture(ours, self._work).save(specimen)
+        except Exception as error:
+            # The peers can be measured all the same.
+            self._results.errors[ours.key, "a first job"] = f"{type(error).__name__}: {error}"
+            return
+        self._add(ours, *(RawPg(here, server, specimen, bulk) for bulk in ("copy", "executemany")))

@@ -13,7 +13,8 @@ import psutil
 
 _VERSIONS = (
     "import importlib.metadata as m, sys;"
-    "print(*(f'{n} {m.version(n)}' for n in sys.argv[1:]), sep=', ')"
+    "print(*(f'{n} {m.version(n)}' for n in sys.argv[1:]), sep=', ', end=';');"
+    "print(' Python', sys.version.split()[0])"
 )
 
 
@@ -36,7 +37,7 @@ def file_system(folder: Path) -> str:
 
 
 def versions(python: Path, names: Sequence[str]) -> str:
-    """Installed versions of distributions, as another interpreter sees them."""
+    """Installed versions of distributions, as another interpreter sees them, and its own."""
     command = [str(python), "-c", _VERSIONS, *names]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 

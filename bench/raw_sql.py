@@ -12,7 +12,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from bench.specimen import Row, Specimen, changed
+from bench.specimen import ATTEMPTS, JOBS, Row, Specimen, changed
 
 BATCH = 500
 _LARGEST_COUNTER = 1_000
@@ -37,28 +37,29 @@ class Statements:
 
     def __init__(self, specimen: Specimen) -> None:
         pending, claimed, succeeded = specimen.pending, specimen.claimed, specimen.succeeded
-        self.insert_job, self._job = _insert("jobs", "id", pending)
-        self.insert_attempt, self._attempt = _insert("attempts", "job_id", specimen.attempt)
+        self.insert_job, self._job = insert(JOBS, "id", pending)
+        self.insert_attempt, self._attempt = insert(ATTEMPTS, "job_id", specimen.attempt)
 
-        claim_set, self._claim_values = _assign(claimed, changed(pending, claimed))
+        claim_set, self._claim_values = assign(claimed, changed(pending, claimed))
         # Every index column is named so that the ledger's own partial index serves the search.
         self.claim = (
-            f"UPDATE jobs SET {claim_set} WHERE id IN (SELECT id FROM jobs"
+            f"UPDATE {JOBS} SET {claim_set} WHERE id IN (SELECT id FROM {JOBS}"
             f" WHERE rank = {int(pending['rank'])} AND queue = ?"
             f" AND careful = {int(pending['careful'])} AND run_at <= ?"
             f" ORDER BY run_at LIMIT {BATCH}) RETURNING id, payload, policy"
         )
         self._claim_values.append(pending["queue"])
 
-        end_set, self._end_values = _assign(succeeded, changed(claimed, succeeded))
-        self.end = f"UPDATE jobs SET {end_set} WHERE id = ? AND fence = {int(claimed['fence'])}"
+        end_set, self._end_values = assign(succeeded, changed(claimed, succeeded))
+        fence = int(claimed["fence"])
+        self.end = f"UPDATE {JOBS} SET {end_set} WHERE id = ? AND fence = {fence}"
 
-        retry_set, self._retry_values = _assign(
+        retry_set, self._retry_values = assign(
             specimen.retried, changed(specimen.failed, specimen.retried)
         )
         self.retry = (
-            f"UPDATE jobs SET {retry_set} WHERE id IN"
-            f" (SELECT id FROM jobs WHERE state = ? LIMIT {BATCH})"
+            f"UPDATE {JOBS} SET {retry_set} WHERE id IN"
+            f" (SELECT id FROM {JOBS} WHERE state = ? LIMIT {BATCH})"
         )
         self._retry_values.append(specimen.failed["state"])
 
@@ -86,7 +87,7 @@ class Statements:
         """RuntimeError when the claim would read the whole table: then `claim` needs care."""
         plan = connection.execute(f"EXPLAIN QUERY PLAN {self.claim}", self.claim_values())
         steps = [row[-1] for row in plan]
-        if any(step.startswith("SCAN jobs") for step in steps):
+        if any(step.startswith(f"SCAN {JOBS}") for step in steps):
             raise RuntimeError(f"the raw claim uses no index any more: {steps}")
 
 
@@ -95,24 +96,28 @@ def ids() -> count[int]:
     return count(time.time_ns())
 
 
-def _insert(table: str, key: str, row: Row) -> tuple[str, list[Any]]:
-    """An insert of rows like `row`, and its parameters after the key."""
+def insert(table: str, key: str, row: Row, mark: str = "?") -> tuple[str, list[Any]]:
+    """An insert of rows like `row`, and its parameters after the key.
+
+    `mark` is what the driver wants where a value is bound.
+    """
     columns = [c for c, value in row.items() if c != key and value is not None]
-    literals, bound = zip(*(_written(row[c]) for c in columns), strict=True)
+    literals, bound = zip(*(written(row[c], mark) for c in columns), strict=True)
     names = ", ".join((key, *columns))
-    return f"INSERT INTO {table} ({names}) VALUES (?, {', '.join(literals)})", list(chain(*bound))
+    values = ", ".join((mark, *literals))
+    return f"INSERT INTO {table} ({names}) VALUES ({values})", list(chain(*bound))
 
 
-def _assign(row: Row, columns: list[str]) -> tuple[str, list[Any]]:
+def assign(row: Row, columns: list[str], mark: str = "?") -> tuple[str, list[Any]]:
     """A SET clause that gives `columns` the row's values, and its parameters."""
-    literals, bound = zip(*(_written(row[c]) for c in columns), strict=True)
+    literals, bound = zip(*(written(row[c], mark) for c in columns), strict=True)
     pairs = zip(columns, literals, strict=True)
     return ", ".join(f"{column} = {literal}" for column, literal in pairs), list(chain(*bound))
 
 
-def _written(value: Any) -> tuple[str, list[Any]]:
+def written(value: Any, mark: str = "?") -> tuple[str, list[Any]]:
     """A value as it stands in a statement, and what must be bound for it."""
     if value is None:
         return "NULL", []
     constant = isinstance(value, int) and abs(value) <= _LARGEST_COUNTER
-    return (str(value), []) if constant else ("?", [value])
+    return (str(value), []) if constant else (mark, [value])

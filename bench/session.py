@@ -148,4 +148,5 @@ def open_session(system: System, work: Path, stride: int = 0) -> Iterator[Sessio
         finally:
             session.close()
     finally:
+        system.forget(folder)
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,27 +1,37 @@
 """A failbetter ledger's tables and rows as found in a real database, for the raw limit to imitate.
 
 Nothing of the schema is written down here: tables, indexes and triggers are copied from
-`sqlite_master`, and which columns a claim, an ending or a retry changes is seen by comparing a
-real job's row before and after. So the raw limit does the same work, however the ledger changes.
+`sqlite_master` (on PostgreSQL, a migrated database is copied whole), and which columns a claim,
+an ending or a retry changes is seen by comparing a real job's row before and after. So the raw
+limit does the same work, however the ledger changes.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+JOBS, ATTEMPTS = "failbetter_jobs", "failbetter_attempts"
 Row = dict[str, Any]
+
+
+class Connection(Protocol):
+    """What a connection of `sqlite3` and one of `psycopg` have in common."""
+
+    def execute(self, statement: Any, /) -> Any:
+        """Run a statement; its cursor."""
+
+    def close(self) -> None:
+        """End it."""
 
 
 @dataclass(frozen=True)
 class Specimen:
-    """`ddl` as it stands in `sqlite_master`; the rest are rows, column -> value."""
+    """Rows, column -> value; and on SQLite, what its tables are made by."""
 
-    ddl: list[str]
-    page_size: int
     pending: Row
     """A job just enqueued; `claimed`, `succeeded`: the same job later."""
     claimed: Row
@@ -31,6 +41,9 @@ class Specimen:
     failed: Row
     """A job that failed for good; `retried`: the same job after a retry."""
     retried: Row
+    ddl: list[str] = field(default_factory=list)
+    """As it stands in `sqlite_master`."""
+    page_size: int = 0
 
     def save(self, path: Path) -> None:
         """Write it to a file, for the raw limit's processes."""
@@ -60,10 +73,10 @@ def read_ddl(connection: sqlite3.Connection) -> list[str]:
     return [sql for (sql,) in found]
 
 
-def read_row(connection: sqlite3.Connection, table: str, job: int) -> Row | None:
-    """The job's row in `jobs`, or its only one in `attempts`; None when there is none."""
-    column = "id" if table == "jobs" else "job_id"
-    found = connection.execute(f"SELECT * FROM {table} WHERE {column} = ?", (job,))
+def read_row(connection: Connection, table: str, job: int) -> Row | None:
+    """The job's row in the table of jobs, or its only one in that of attempts; None without one."""
+    column = "id" if table == JOBS else "job_id"
+    found = connection.execute(f"SELECT * FROM {table} WHERE {column} = {job:d}")
     values = found.fetchone()
     if values is None:
         return None

@@ -21,6 +21,9 @@ MARKS = 40
 
 _FROM, _TO = 0.2, 0.9
 
+_WAYS = {"drain.1": (1, 1), "drain.2": (1, 2), "drain.two-workers": (2, 1)}
+"""Workers, and processes of each."""
+
 
 def drain(
     system: System, turn: Turn, metric: str, body: str, count: int, workers: int, processes: int
@@ -55,13 +58,8 @@ class Drain:
     name = "drain"
 
     def run(self, turn: Turn) -> None:
-        variants = {"drain.1": (1, 1)}
-        if turn.system.family != "raw":
-            variants["drain.2"] = (1, 2)
-        if turn.system.family == "failbetter":
-            variants["drain.two-workers"] = (2, 1)
-        for metric, (workers, processes) in variants.items():
-            count = turn.counts.drain
+        for metric in turn.system.drains:
+            count, (workers, processes) = turn.counts.drain, _WAYS[metric]
             turn.take(partial(drain, turn.system, turn, metric, "noop", count, workers, processes))
 
 

@@ -18,7 +18,8 @@ class Enqueue:
     name = "enqueue"
 
     def run(self, turn: Turn) -> None:
-        turn.take(partial(one_by_one, turn.system, turn, "enqueue.one"))
+        if turn.counts.one:
+            turn.take(partial(one_by_one, turn.system, turn, "enqueue.one"))
         if turn.counts.bulk:
             turn.take(partial(in_bulk, turn.system, turn, "enqueue.bulk"))
 

@@ -38,6 +38,8 @@ class System(ABC):
     """As the table shows it."""
     family: str
     """`failbetter`, `raw` or `peer`."""
+    store: str
+    """`sqlite`, `redis` or `postgres`: what it keeps its jobs in."""
     durability: str
     """`durable`: accepted means on disk. `relaxed`: a power cut may take it back."""
     tasks: str
@@ -45,6 +47,8 @@ class System(ABC):
     counts: Counts
     measures: frozenset[str]
     """Names of the measures that make sense for it."""
+    drains: tuple[str, ...] = ("drain.1", "drain.2")
+    """Which of the ways to drain: one process, two of one worker, two workers of one each."""
 
     def __init__(self, python: Path) -> None:
         self.python = python
@@ -52,6 +56,9 @@ class System(ABC):
     @abstractmethod
     def prepare(self, folder: Path) -> None:
         """Make the store empty and ready; `folder` is new and belongs to one session."""
+
+    def forget(self, folder: Path) -> None:  # noqa: B027
+        """Remove what `prepare` made outside the folder, which is removed without this."""
 
     @abstractmethod
     def environment(self, folder: Path) -> Mapping[str, str]:

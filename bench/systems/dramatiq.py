@@ -15,6 +15,7 @@ class Dramatiq(System):
     key = "dramatiq"
     title = "Dramatiq, Redis"
     family = "peer"
+    store = "redis"
     durability = "relaxed"
     tasks = "bench.systems.dramatiq_tasks"
     counts = Counts(one=6_000, bulk=0, drain=5_000, spin=1_000, latency=100)

@@ -1,20 +1,45 @@
-"""failbetter on SQLite, durable (its default) and relaxed."""
+"""failbetter on SQLite, durable (its default) and relaxed, and on PostgreSQL."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import psycopg
+
+from bench.specimen import Connection
 from bench.systems.base import Counts, System
+from bench.systems.on_postgres import OnPostgres
 
 
-class Failbetter(System):
+class OfFailbetter(System):
     """One worker is a supervisor and `--processes` children, `--concurrency 1`."""
 
     family = "failbetter"
     tasks = "bench.systems.failbetter_tasks"
+    drains = ("drain.1", "drain.2", "drain.two-workers")
+
+    def command(self, *arguments: str) -> Sequence[str]:
+        """A command of failbetter's."""
+        return [str(self.python), "-m", "failbetter", "-A", f"{self.tasks}:app", *arguments]
+
+    def worker_command(self, processes: int) -> Sequence[str]:
+        return self.command("worker", "--processes", str(processes), "--concurrency", "1")
+
+    @abstractmethod
+    def look(self, folder: Path) -> Connection:
+        """An onlooker's connection to a session's ledger."""
+
+
+class Failbetter(OfFailbetter):
+    """On SQLite."""
+
+    store = "sqlite"
 
     def __init__(self, python: Path, durable: bool, seed: Path | None = None) -> None:
         """`seed`: a database file that every session begins with a copy of."""
@@ -51,8 +76,28 @@ class Failbetter(System):
 
     def environment(self, folder: Path) -> Mapping[str, str]:
         durability = "full" if self.durability == "durable" else "relaxed"
-        return {"BENCH_LEDGER": str(self.ledger(folder)), "BENCH_DURABILITY": durability}
+        url = f"sqlite:///{self.ledger(folder)}"
+        return {"BENCH_LEDGER": url, "BENCH_DURABILITY": durability}
 
-    def worker_command(self, processes: int) -> Sequence[str]:
-        return [str(self.python), "-m", "failbetter", "-A", f"{self.tasks}:app", "worker",
-                "--processes", str(processes), "--concurrency", "1"]  # fmt: skip
+    def look(self, folder: Path) -> Connection:
+        return sqlite3.connect(self.ledger(folder), isolation_level=None, timeout=30)
+
+
+class FailbetterPg(OnPostgres, OfFailbetter):
+    """On PostgreSQL."""
+
+    key = "failbetter-pg"
+    title = "failbetter"
+    counts = Counts(one=3_000, bulk=50_000, drain=50_000, spin=0, latency=150, retry=50_000)
+    measures = frozenset({"enqueue", "drain", "latency", "memory", "retry"})
+
+    def installer(self) -> Sequence[str]:
+        return self.command("migrate")
+
+    def reach(self, url: str) -> Mapping[str, str]:
+        ledger = url.replace("postgresql:", "postgresql+psycopg:", 1)
+        return {**super().reach(url), "BENCH_LEDGER": ledger, "BENCH_DURABILITY": "full"}
+
+    def look(self, folder: Path) -> Connection:
+        link: psycopg.Connection[Any] = psycopg.connect(self.url(folder), autocommit=True)
+        return link

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import failbetter
 from bench import bodies
 
-_path = os.environ["BENCH_LEDGER"]
+_url = os.environ["BENCH_LEDGER"]
 
 app = failbetter.App(
-    f"sqlite:///{_path}",
+    _url,
     durability="full" if os.environ["BENCH_DURABILITY"] == "full" else "relaxed",
 )
 # One attempt for the body that always fails, so that it is in the failed ledger at once.
@@ -21,10 +21,27 @@ _tasks = {
     for name, body in bodies.ALL.items()
 }
 
+_LIVE = "failbetter_jobs WHERE state IN ('pending', 'running')"
+
+
+def _onlooker() -> Callable[[], bool]:
+    """Tells whether no job is waiting or running, as anybody may who can read the database.
+
+    That costs less than a query made for the occasion.
+    """
+    if not _url.startswith("sqlite:"):
+        # Here, so that workers on SQLite are not weighed with it.
+        from bench.eye import Eye
+
+        return Eye(os.environ["BENCH_POSTGRES"], _LIVE).sees_none
+    path = _url.removeprefix("sqlite:///")
+    eye = sqlite3.connect(path, isolation_level=None, timeout=30)
+    return lambda: eye.execute(f"SELECT 1 FROM {_LIVE} LIMIT 1").fetchone() is None
+
 
 class _Producer:
     def __init__(self) -> None:
-        self._eye: sqlite3.Connection | None = None
+        self._none_live: Callable[[], bool] | None = None
 
     def one(self, body: str) -> Callable[[int], object]:
         return _tasks[body].enqueue
@@ -38,11 +55,9 @@ class _Producer:
         return call
 
     def ended(self, total: int) -> bool:
-        # As any onlooker may: reading the file costs less than a query made for the occasion.
-        if self._eye is None:
-            self._eye = sqlite3.connect(_path, isolation_level=None, timeout=30)
-        live = "SELECT 1 FROM jobs WHERE state IN ('pending', 'running') LIMIT 1"
-        return self._eye.execute(live).fetchone() is None
+        if self._none_live is None:
+            self._none_live = _onlooker()
+        return self._none_live()
 
     def retry_all(self) -> int:
         failed = app.failed.count()

@@ -12,6 +12,7 @@ class Huey(System):
     """`fsync` is `on`, or `default`: whatever SQLite was built with."""
 
     family = "peer"
+    store = "sqlite"
     durability = "durable"
     tasks = "bench.systems.huey_tasks"
     counts = Counts(one=6_000, bulk=0, drain=6_000, spin=1_000, latency=100)

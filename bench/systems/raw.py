@@ -13,9 +13,11 @@ class Raw(System):
     """`durable`: a sync at each commit (synchronous=FULL); else NORMAL."""
 
     family = "raw"
+    store = "sqlite"
     tasks = "bench.systems.raw_tasks"
     counts = Counts(one=3_000, bulk=50_000, drain=80_000, spin=0, latency=0)
     measures = frozenset({"enqueue", "drain"})
+    drains = ("drain.1",)
 
     def __init__(self, python: Path, specimen: Path, durable: bool) -> None:
         super().__init__(python)

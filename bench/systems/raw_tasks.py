@@ -42,7 +42,7 @@ class _Producer:
         return call
 
     def ended(self, total: int) -> bool:
-        live = "SELECT 1 FROM jobs WHERE state IN ('pending', 'running') LIMIT 1"
+        live = "SELECT 1 FROM failbetter_jobs WHERE state IN ('pending', 'running') LIMIT 1"
         return connection.execute(live).fetchone() is None
 
     def retry_all(self) -> int:

@@ -13,6 +13,7 @@ class Rq(System):
     """One worker is `rq worker`; several processes are `rq worker-pool`."""
 
     family = "peer"
+    store = "redis"
     durability = "relaxed"
     tasks = "bench.systems.rq_tasks"
 
