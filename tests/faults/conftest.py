@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from tests.faults.harness import Site, open_site
-from tests.servers.postgres import fresh_database
+from tests.servers.postgres import fresh_database, shared_server
 
 from failbetter.ledger import migrate
 from failbetter.ledger.database import Database
@@ -40,6 +40,8 @@ def migrated(url: str) -> None:
 def new_ledger(request: pytest.FixtureRequest) -> NewLedger:
     """Makes an empty ledger for a folder and gives its URL; for each kind of database there is."""
     made: NewLedger = request.param
+    if made is on_postgresql:
+        shared_server()  # from this thread, which lasts: a server dies with the one it came from
     return made
 
 

@@ -26,12 +26,13 @@ from failbetter import ids
 from failbetter.ledger import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from failbetter import Job
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.faults.served:app"
+WORKER = (sys.executable, "-m", "failbetter.worker")
 PATIENCE = 30.0
 """Seconds after which a wait is given up: a hang, not a matter of speed."""
 
@@ -253,11 +254,13 @@ class Site:
         lease: float | None = None,
         env: dict[str, str] | None = None,
         ready: bool = True,
+        command: Sequence[str] = WORKER,
         **settings: Any,
     ) -> Worker:
         """Start a worker; return when it may claim, or at once without `ready`.
 
         `settings`: as `failbetter.worker.settings.Settings` has them. `fault`: `point:N`.
+        `command`: what takes these settings and becomes the worker, for one in another place.
         """
         more = dict(env or {})
         if fault is not None:
@@ -268,7 +271,7 @@ class Site:
         with output.open("wb") as sink:
             started = time.monotonic()
             process = subprocess.Popen(
-                [sys.executable, "-m", "failbetter.worker", json.dumps({"app": APP, **settings})],
+                [*command, json.dumps({"app": APP, **settings})],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,

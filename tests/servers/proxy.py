@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from sqlalchemy import make_url
 
@@ -36,8 +36,14 @@ def _reset(end: socket.socket) -> None:
 class _Link:
     """A client, the server it talks to, and what waits to be passed on to each of them."""
 
-    def __init__(self, client: socket.socket, server: socket.socket | None) -> None:
+    def __init__(
+        self,
+        client: socket.socket,
+        server: socket.socket | None,
+        breaks_at: Callable[[bytes, bool], bool],
+    ) -> None:
         self.ends = [client] if server is None else [client, server]
+        self._breaks_at = breaks_at
         self._waiting: dict[socket.socket, bytes] = {}
         self._silent: set[socket.socket] = set()
 
@@ -58,6 +64,8 @@ class _Link:
         if ready & selectors.EVENT_READ and other not in self._waiting:
             with contextlib.suppress(BlockingIOError):
                 if data := end.recv(_AT_ONCE):
+                    if self._breaks_at(data, end is self.ends[0]):
+                        raise ConnectionResetError
                     self._waiting[other] = data
                     self._send(other)
                 else:
@@ -89,6 +97,10 @@ class CuttingProxy:
         self._target = (host, port)
         self._open = True
         self._cut = False
+        self._trap: tuple[bytes, bool, int] | None = None
+        self._met = 0
+        self.broken = 0
+        """How many connections were broken at what `break_at` said."""
         self._links: set[_Link] = set()
         self._orders: deque[tuple[Callable[[], None], threading.Event]] = deque()
         self._selector = selectors.DefaultSelector()
@@ -125,6 +137,21 @@ class CuttingProxy:
     def reset_all(self) -> None:
         """Break every connection, at both ends."""
         self._order(self._do_reset)
+
+    def break_at(
+        self, part: bytes | None, *, by: Literal["client", "server"], every: int = 1
+    ) -> None:
+        """Reset a connection instead of passing on what holds `part`; of such, every so many-th.
+
+        Said by the server, it is an answer to what has been done; said by the client, the server
+        never hears it. None: no more.
+        """
+
+        def arm() -> None:
+            self._trap = None if part is None else (part, by == "client", every)
+            self._met = self.broken = 0
+
+        self._order(arm)
 
     def retarget(self, host: str, port: int) -> None:
         """Pass new connections on to another address. Those that are open stay where they are."""
@@ -183,6 +210,18 @@ class CuttingProxy:
             what()
             done.set()
 
+    def _breaks_at(self, data: bytes, by_client: bool) -> bool:
+        if self._trap is None:
+            return False
+        part, wanted, every = self._trap
+        if by_client is not wanted or part not in data:
+            return False
+        self._met += 1
+        if self._met % every:
+            return False
+        self.broken += 1
+        return True
+
     def _accept(self) -> None:
         """Let in whoever has knocked, and connect them with the server unless cut."""
         with contextlib.suppress(BlockingIOError):
@@ -190,14 +229,14 @@ class CuttingProxy:
                 client, _ = self._listener.accept()
                 client.setblocking(False)
                 if self._cut:
-                    self._links.add(_Link(client, None))
+                    self._links.add(_Link(client, None, self._breaks_at))
                     continue
                 server = socket.socket()
                 server.setblocking(False)
                 server.connect_ex(self._target)  # a failure shows when it is read from
                 for end in (client, server):
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                link = _Link(client, server)
+                link = _Link(client, server, self._breaks_at)
                 self._links.add(link)
                 link.watch(self._selector)
 

@@ -1,0 +1,120 @@
+"""The ledger's server stopped, killed, replaced: everyone waits and goes on, by themselves.
+
+The row "store down 10 s while 500 are enqueued" of the comparison with today's systems; promise 1;
+promise 2: an outage of the store declares nobody dead.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.faults.conftest import migrated
+from tests.faults.harness import Site, accepted_by_others, wait_until
+from tests.servers.postgres import PostgresServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.faults.conftest import SideBySide
+
+OUTAGE = 10.0
+LEASE = 2.0
+PRODUCE = """
+for n in range(int(sys.argv[1])):
+    record_accepted(app.tasks["plain"].enqueue(n))
+    time.sleep(0.02)  # so that they take a while, with the outage in the middle
+"""
+
+
+@pytest.fixture
+def servers() -> Iterator[dict[str, PostgresServer]]:
+    """Those that the scenarios of a test have of their own, by the scenario's name."""
+    started: dict[str, PostgresServer] = {}
+    yield started
+    for server in started.values():
+        server.close()
+
+
+@pytest.fixture
+def new_ledger(servers: dict[str, PostgresServer]) -> Callable[[Path], str]:
+    """On a server that may be hurt. It lives as long as the scenario's thread."""
+
+    def start(folder: Path) -> str:
+        server = servers[folder.name] = PostgresServer.start(fsync=False)
+        url = server.new_database("ledger")
+        migrated(url)
+        return url
+
+    return start
+
+
+def health(site: Site) -> tuple[int, str]:
+    """The exit code of `failbetter health`, and the status in its document."""
+    asked = subprocess.run(
+        [sys.executable, "-m", "failbetter", "health", "--json"],
+        env=site.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return asked.returncode, json.loads(asked.stdout)["status"]
+
+
+def check_that_all_ran_once(site: Site) -> None:
+    """Every job succeeded at its first attempt, and no worker was thought dead or has ended."""
+    for job in site.app.jobs:
+        row = job.row
+        assert (row.state, row.starts, row.losses) == ("succeeded", 1, 0), job.attempts
+    assert site.app.jobs.count() == len(site.accepted)
+    for worker in site.workers:
+        assert worker.alive, worker.text()[-4000:]
+        assert not worker.said("declared lost|is gone")
+        assert not worker.said("Traceback")
+    site.check()
+
+
+# -- an outage
+
+
+def test_outages(side_by_side: SideBySide, servers: dict[str, PostgresServer]) -> None:
+    """10 s without a server, five leases, while 500 jobs are enqueued and run."""
+    side_by_side(
+        stopped=lambda site: outage(site, servers["stopped"], servers["stopped"].stop),
+        killed=lambda site: outage(site, servers["killed"], servers["killed"].kill),
+    )
+
+
+def outage(site: Site, server: PostgresServer, end: Callable[[], None]) -> None:
+    """500 of 500 accepted and done, each once; both workers live on; health says how it is."""
+    for _ in range(2):
+        site.worker(lease=LEASE, processes=2)
+    outlasts, (ends, gate) = site.enqueue("plain", 1, OUTAGE + 5), site.hold(1)
+    for job in (outlasts, *ends):
+        site.log.wait_for("start", job)
+    producers = [site.python(PRODUCE, 250) for _ in range(2)]
+    wait_until(lambda: len(accepted_by_others(site)) > 20, "the first jobs to be accepted")
+    assert health(site) == (0, "pass")
+    end()
+    began = time.monotonic()
+    during = len(accepted_by_others(site))
+    assert during < 450, "nearly all were accepted before the outage: this shows nothing"
+    assert health(site) == (1, "fail")
+    gate.touch()
+    site.log.wait_for("end", ends[0])
+    time.sleep(max(OUTAGE - (time.monotonic() - began), 0))
+    assert not site.log.entries("end", outlasts)
+    server.start_again()
+    for producer in producers:
+        site.output_of(producer)
+    site.accepted += accepted_by_others(site)
+    assert len(site.accepted) == 502
+    site.wait_all_over(60)
+    assert health(site) == (0, "pass")
+    check_that_all_ran_once(site)
