@@ -1,6 +1,8 @@
-"""failbetter measured side by side with other systems and with plain `sqlite3`, as ratios.
+"""failbetter measured side by side with other systems and with plain `sqlite3` and `psycopg`.
 
-Run it from the repository's root: `make bench`, or `.venv/bin/python -m bench --help`.
+Run it from the repository's root: `make bench`, or `.venv/bin/python -m bench --help`. What
+cannot be had on a machine (a server; for oban, a `python3.12` or newer on the PATH) is left out,
+and the table says so.
 
 How a figure comes about: a *system* (`bench.systems`) knows how its store is prepared and how its
 workers are started, as a user would start them; its *tasks* module, imported by its workers and
