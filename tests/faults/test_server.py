@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.faults.conftest import migrated
-from tests.faults.harness import Site, accepted_by_others, wait_until
+from tests.faults.harness import Site, accepted_by_others, open_site, wait_until
 from tests.servers.postgres import PostgresServer
 
 if TYPE_CHECKING:
@@ -115,6 +115,41 @@ def outage(site: Site, server: PostgresServer, end: Callable[[], None]) -> None:
         site.output_of(producer)
     site.accepted += accepted_by_others(site)
     assert len(site.accepted) == 502
+    site.wait_all_over(60)
+    assert health(site) == (0, "pass")
+    check_that_all_ran_once(site)
+
+
+# -- another server takes over
+
+
+def test_failover(tmp_path: Path) -> None:
+    """The primary is killed and its synchronous standby promoted: all go on there by themselves."""
+    with PostgresServer.start(fsync=False) as primary:
+        migrated(primary.new_database("ledger"))
+        with primary.standby() as standby:
+            hosts = f"host=127.0.0.1:{primary.port}&host=127.0.0.1:{standby.port}"
+            with open_site(f"postgresql+psycopg://postgres@/ledger?{hosts}", tmp_path) as site:
+                failover(site, primary, standby)
+
+
+def failover(site: Site, primary: PostgresServer, standby: PostgresServer) -> None:
+    for _ in range(2):
+        site.worker(lease=LEASE)
+    held, gate = site.hold(2)
+    for job in held:
+        site.log.wait_for("start", job)
+    producers = [site.python(PRODUCE, 150) for _ in range(2)]
+    wait_until(lambda: len(accepted_by_others(site)) > 20, "the first jobs to be accepted")
+    primary.kill()
+    during = len(accepted_by_others(site))
+    assert during < 250, "nearly all were accepted before it: this shows nothing"
+    standby.promote()
+    for producer in producers:
+        site.output_of(producer)
+    gate.touch()
+    site.accepted += accepted_by_others(site)
+    assert len(site.accepted) == 302
     site.wait_all_over(60)
     assert health(site) == (0, "pass")
     check_that_all_ran_once(site)
