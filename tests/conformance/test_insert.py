@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from tests.conformance.kit import NOW, Ledger, new_job, unlike
+from tests.conformance.kit import NOW, Ledger, ending, new_job, unlike
 
 from failbetter import ids
 from failbetter.errors import LedgerError
@@ -161,3 +161,44 @@ def test_many_producers_make_one(ledger: Ledger, connect: Callable[[], Ledger]) 
     assert len(found) == 100
     assert sum(created for _, created in found) == 25
     assert len(ledger.rows()) == 25
+
+
+# -- texts of every kind
+
+TEXTS = [
+    "plain",
+    "tab\tnew\nline\rback\\slash",
+    "\\N",
+    "NULL",
+    "",
+    '{curly,"quoted"}',
+    "'; DROP TABLE failbetter_jobs; --",
+    "100 % %s ? :name $1",
+    "ü \u2028 \U0001f4a5",
+]
+
+
+@pytest.mark.parametrize("unique", [False, True])
+def test_texts_come_back_as_they_were(ledger: Ledger, unique: bool) -> None:
+    """In bulk they are written into the driver's own formats."""
+    new = [
+        new_job(payload=text, subject=text or None, unique=f"key {text}" if unique else None)
+        for text in TEXTS
+    ]
+    numbers = ledger.insert(*new)
+    rows = [ledger.row(number) for number in numbers]
+    assert [row.payload for row in rows] == TEXTS
+    assert [row.subject for row in rows] == [text or None for text in TEXTS]
+    ledger.register(1)
+    jobs = sorted(ledger.claim(), key=lambda job: job.id)
+    ledger.settle(*(ending(job, result=job.payload, note=job.payload) for job in jobs))
+    assert [ledger.row(number).result for number in numbers] == TEXTS
+
+
+def test_many_of_which_some_are_live(ledger: Ledger) -> None:
+    (live,) = ledger.insert(new_job(unique="k3"))
+    found = insert_jobs(ledger.database, [new_job(unique=f"k{n}") for n in (1, 2, 3, 4, 4, 5)])
+    assert [created for _, created in found] == [True, True, False, True, False, True]
+    assert found[2][0] == live
+    assert found[3][0] == found[4][0]
+    assert len(ledger.rows()) == 5

@@ -191,7 +191,19 @@ def insert_rows(tx: Tx, rows: Sequence[Row]) -> list[tuple[int, bool]]:
         else:
             tx.many(INSERT, rows)
         return [(row[0], True) for row in rows]
-    return [_insert_one(tx, row) for row in rows]
+    return _insert_all_new(tx, rows) or [_insert_one(tx, row) for row in rows]
+
+
+def _insert_all_new(tx: Tx, rows: Sequence[Row]) -> list[tuple[int, bool]] | None:
+    """All at once if no key of theirs is live, as is usual of many; else none, and None."""
+    if len(rows) == 1 or not tx.may_undo:
+        return None
+    tx.savepoint()
+    if tx.many(INSERT_UNLESS_LIVE, rows) == len(rows):
+        tx.keep()
+        return [(row[0], True) for row in rows]
+    tx.undo()
+    return None
 
 
 def _insert_one(tx: Tx, row: Row) -> tuple[int, bool]:

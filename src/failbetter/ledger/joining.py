@@ -116,6 +116,8 @@ def _is_django(connection: object) -> bool:
 class CallersTx(Tx):
     """A transaction that somebody else begins and ends."""
 
+    may_undo = False
+
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
 

@@ -24,7 +24,14 @@ def kind_of(url: URL, *, durable: bool, schema: str | None) -> Kind:
 
         return SQLite(url, durable=durable, schema=schema)
     if backend == "postgresql":
-        from failbetter.ledger.kinds.postgres import Postgres
+        try:
+            from failbetter.ledger.kinds.postgres import Postgres
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "psycopg":
+                raise
+            raise ConfigurationError(
+                "a ledger on PostgreSQL needs psycopg: install failbetter[postgres]"
+            ) from None
 
         return Postgres(url, durable=durable, schema=schema)
     raise ConfigurationError(

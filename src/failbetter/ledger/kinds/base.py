@@ -27,6 +27,8 @@ class Tx(ABC):
     """An open transaction, or a plain look: runs prepared statements on a driver's connection."""
 
     kind: Kind
+    may_undo = True
+    """Whether a part of it may be undone: not where the transaction is somebody else's."""
 
     @abstractmethod
     def run(self, statement: Prepared, *values: object) -> int:

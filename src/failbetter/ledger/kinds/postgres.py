@@ -17,11 +17,10 @@ import psycopg
 import sqlalchemy
 from psycopg import errors
 from psycopg.types.string import StrDumper
-from sqlalchemy import BigInteger, BindParameter, Column, any_, column, func
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import Column, any_, func
 from sqlalchemy.dialects.postgresql import insert as dialect_insert
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-from sqlalchemy.sql import Insert, Update, visitors
+from sqlalchemy.sql import Insert
 
 from failbetter.errors import (
     ConfigurationError,
@@ -31,10 +30,11 @@ from failbetter.errors import (
     SchemaMismatch,
 )
 from failbetter.ledger.kinds.base import Kind, Tx, Writer
+from failbetter.ledger.kinds.postgres_bulk import Bulk, bulk_of
 from failbetter.ledger.prepared import Prepared, Texts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from psycopg.abc import PQGen
     from sqlalchemy import URL, ColumnElement, Connection, Select
@@ -220,9 +220,17 @@ class Postgres(Kind):
             )
         if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
             return LedgerUnavailable(
-                f"{where} is out of reach: {text or type(error).__name__}", passing=True
+                f"{where} is out of reach: {text or type(error).__name__}",
+                passing=not _refused(text),
             )
         return LedgerUnavailable(f"{where}: {text}; nothing was written")
+
+
+# What the server says to whom it will never let in. Its other refusals pass: it is starting,
+# stopping, or has no connection left.
+_refused = re.compile(
+    r"authentication failed|pg_hba\.conf|no password supplied|(database|role) .* does not exist"
+).search
 
 
 class Clock:
@@ -263,7 +271,7 @@ class PostgresTx(Tx):
         self.kind = kind
         self._cursor = connection.cursor()
         self._texts = kind.texts
-        self._bulk: dict[Prepared, Callable[[Sequence[Sequence[object]]], int]] = {}
+        self._bulk: dict[Prepared, Bulk] = {}
 
     def run(self, statement: Prepared, *values: object) -> int:
         return self._cursor.execute(self._texts.of(statement), values or None).rowcount
@@ -280,8 +288,9 @@ class PostgresTx(Tx):
             return sum(self.run(statement, *row) for row in rows)
         bulk = self._bulk.get(statement)
         if bulk is None:
-            bulk = self._bulk[statement] = self._make_bulk(statement)
-        return bulk(rows)
+            made = statement.on(self.kind)
+            bulk = self._bulk[statement] = bulk_of(made, statement.order, self._texts)
+        return bulk(self._cursor, rows)
 
     def now(self) -> int:
         return self.kind.now()
@@ -292,103 +301,6 @@ class PostgresTx(Tx):
             "SELECT pg_try_advisory_xact_lock(%s::bigint)", (key,)
         ).fetchone()
         return bool(row and row[0])
-
-    def _make_bulk(self, prepared: Prepared) -> Callable[[Sequence[Sequence[object]]], int]:
-        statement = prepared.on(self.kind)
-        if isinstance(statement, Insert):
-            return self._copying(statement, prepared.order)
-        assert isinstance(statement, Update)
-        return self._by_arrays(statement, prepared.order)
-
-    def _copying(
-        self, statement: Insert, order: Sequence[str]
-    ) -> Callable[[Sequence[Sequence[object]]], int]:
-        """An insert as a COPY: what it binds from the rows, what it states as it is."""
-        bound: dict[str, str] = {}
-        stated: list[tuple[str, str]] = []
-        for target, value in dict(statement._values or {}).items():
-            name = target.key if isinstance(target, Column) else str(target)
-            if isinstance(value, BindParameter):
-                bound[value.key] = name
-            else:
-                stated.append((name, _constant(value)))
-        names = [bound[key] for key in order] + [name for name, _ in stated]
-        table = str(self._texts.compiled(sqlalchemy.select(statement.table))).split("FROM ")[-1]
-        text = f"COPY {table} ({', '.join(names)}) FROM STDIN"
-        tail = "".join(f"\t{value}" for _, value in stated) + "\n"
-
-        def copy(rows: Sequence[Sequence[object]]) -> int:
-            lines = ["\t".join([_copied(value) for value in row]) + tail for row in rows]
-            with self._cursor.copy(text) as out:
-                out.write("".join(lines))
-            return self._cursor.rowcount
-
-        return copy
-
-    def _by_arrays(
-        self, statement: Update, order: Sequence[str]
-    ) -> Callable[[Sequence[Sequence[object]]], int]:
-        """An update of one row as one of many: each parameter becomes a column of a given table."""
-        types = [_type_of(statement, key) for key in order]
-        given = (
-            func.unnest(
-                *[
-                    sqlalchemy.cast(sqlalchemy.bindparam(key), postgresql.ARRAY(type_))
-                    for key, type_ in zip(order, types, strict=True)
-                ]
-            )
-            .table_valued(*[column(key, type_) for key, type_ in zip(order, types, strict=True)])
-            .render_derived(name="given")
-        )
-
-        def in_its_place(element: Any, **_: Any) -> Any:
-            return given.c[element.key] if isinstance(element, BindParameter) else None
-
-        made: Any = visitors.replacement_traverse(statement, {}, in_its_place)
-        text = str(self._texts.compiled(made))
-
-        def update(rows: Sequence[Sequence[object]]) -> int:
-            columns = [_array(values) for values in zip(*rows, strict=True)]
-            return self._cursor.execute(text, columns).rowcount
-
-        return update
-
-
-def _type_of(statement: Update, key: str) -> Any:
-    """The type of a parameter: that of the column after which it is named; else it is a time."""
-    found = statement.table.c.get(key.removesuffix("_"))
-    return BigInteger() if found is None else found.type
-
-
-def _constant(value: Any) -> str:
-    text = str(value)
-    return r"\N" if text == "NULL" else _copied(text.removeprefix("'").removesuffix("'"))
-
-
-_special = re.compile("[\\\\\t\n\r\x00]").search
-_escapes = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r", "\x00": "\ufffd"})
-
-
-def _copied(value: object) -> str:
-    """A value as COPY's text format has it."""
-    if value is None:
-        return r"\N"
-    text = str(value)
-    return text.translate(_escapes) if _special(text) else text
-
-
-def _array(values: Sequence[object]) -> str:
-    """Values as the text of an array."""
-    return "{" + ",".join([_element(value) for value in values]) + "}"
-
-
-def _element(value: object) -> str:
-    if value is None:
-        return "NULL"
-    if isinstance(value, str):
-        text = value.replace("\\", r"\\").replace('"', r"\"").replace("\x00", "\ufffd")
-        return f'"{text}"'
-    return str(value)
 
 
 _HELLO = (
