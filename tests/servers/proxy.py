@@ -98,8 +98,7 @@ class CuttingProxy:
         self._open = True
         self._cut = False
         self._trap: tuple[bytes, bool, int] | None = None
-        self._met = 0
-        self.broken = 0
+        self._met = self._left = self.broken = 0
         """How many connections were broken at what `break_at` said."""
         self._links: set[_Link] = set()
         self._orders: deque[tuple[Callable[[], None], threading.Event]] = deque()
@@ -139,17 +138,17 @@ class CuttingProxy:
         self._order(self._do_reset)
 
     def break_at(
-        self, part: bytes | None, *, by: Literal["client", "server"], every: int = 1
+        self, part: bytes, *, by: Literal["client", "server"], times: int, every: int = 1
     ) -> None:
-        """Reset a connection instead of passing on what holds `part`; of such, every so many-th.
+        """Reset a connection instead of passing on what holds `part`: so often, each so many-th.
 
         Said by the server, it is an answer to what has been done; said by the client, the server
-        never hears it. None: no more.
+        never hears it.
         """
 
         def arm() -> None:
-            self._trap = None if part is None else (part, by == "client", every)
-            self._met = self.broken = 0
+            self._trap = (part, by == "client", every)
+            self._met, self._left, self.broken = 0, times, 0
 
         self._order(arm)
 
@@ -211,7 +210,7 @@ class CuttingProxy:
             done.set()
 
     def _breaks_at(self, data: bytes, by_client: bool) -> bool:
-        if self._trap is None:
+        if self._trap is None or not self._left:
             return False
         part, wanted, every = self._trap
         if by_client is not wanted or part not in data:
@@ -219,6 +218,7 @@ class CuttingProxy:
         self._met += 1
         if self._met % every:
             return False
+        self._left -= 1
         self.broken += 1
         return True
 
