@@ -31,7 +31,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 MAX_PAYLOAD = 1_000_000
-_PLAIN_URL = re.compile(r"sqlite:///[\w./ -]*[\w-]")
+# URLs that can be right without being looked at by SQLAlchemy, which a worker's child does without.
+_PLAIN_URL = re.compile(
+    r"sqlite:///[\w./ -]*[\w-]"
+    r"|postgresql(\+psycopg)?://([\w.-]+(:[^@/\s]*)?@)?[\w.-]*(:\d{1,5})?/[\w-]+(\?[\w=&:.,/-]*)?"
+)
 _NAME = re.compile(r"[\w.:-]{1,150}")
 
 
@@ -78,7 +82,7 @@ class App:
         self.schema = schema or os.environ.get("FAILBETTER_SCHEMA") or None
         self.url = url
         self.durable = durability == "full"
-        if self.schema is not None or not _PLAIN_URL.fullmatch(url):
+        if not _PLAIN_URL.fullmatch(url) or (self.schema and url.startswith("sqlite")):
             # Anything but a plain file is looked at now, so that what cannot work is said at once.
             _ = self.database
         self._max_payload = max_payload

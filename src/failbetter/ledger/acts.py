@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from sqlalchemy import literal_column, null, select, update
 
@@ -11,11 +11,15 @@ from failbetter.ledger.schema import jobs
 from failbetter.lifecycle.states import Reason, State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import ColumnElement
 
     from failbetter.ledger.kinds import Tx
+
+
+Batch: TypeAlias = "Sequence[tuple[int, bool]]"
+"""Jobs by their ids, each with whether it has a unique key."""
 
 
 def _is(word: State | Reason) -> ColumnElement[str]:
@@ -130,3 +134,36 @@ def discard(tx: Tx, number: int, now: int, *, unique: bool = True) -> str | None
         return None
     row = tx.row(STATE_OF, number)
     return "not found" if row is None else f"not failed but {row[0]}"
+
+
+def retry_all(tx: Tx, batch: Batch, now: int) -> dict[int, str]:
+    """`retry` for each of a batch; of those that were refused, why."""
+    return _all(tx, batch, now, RETRY, lambda number: (now, number, now), retry)
+
+
+def discard_all(tx: Tx, batch: Batch, now: int) -> dict[int, str]:
+    """`discard` for each of a batch; of those that were refused, why."""
+    return _all(tx, batch, now, DISCARD, lambda number: (now, number), discard)
+
+
+def _all(
+    tx: Tx,
+    batch: Batch,
+    now: int,
+    statement: Prepared,
+    values: Callable[[int], tuple[object, ...]],
+    act: Callable[..., str | None],
+) -> dict[int, str]:
+    """All plain ones at once, if none of them is refused; the others one by one."""
+    plain = [number for number, careful in batch if not careful]
+    one_by_one: Batch = [one for one in batch if one[1]]
+    if plain:
+        tx.savepoint()
+        if tx.many(statement, [values(number) for number in plain]) == len(plain):
+            tx.keep()
+        else:
+            # Some have moved meanwhile, and a batch does not say which.
+            tx.undo()
+            one_by_one = batch
+    answers = ((number, act(tx, number, now, unique=careful)) for number, careful in one_by_one)
+    return {number: why for number, why in answers if why is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,7 +15,7 @@ from failbetter.job import Job
 from failbetter.lifecycle.states import Reason, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from failbetter.ledger.database import Database
     from failbetter.ledger.kinds import Tx
@@ -122,24 +122,28 @@ class Jobs:
         Acts on the jobs that match when it starts. Raises ValueError without a filter, unless
         `all` says that every failed job is meant.
         """
-        outcome = self._act("retry", ledger.acts.retry, everything=all)
+        outcome = self._act("retry", ledger.acts.retry_all, everything=all)
         self._database.wake()
         return outcome
 
     def discard(self, *, all: bool = False) -> Outcome:
         """Put the failed ones aside for good. As for `retry`, no filter needs `all`."""
-        return self._act("discard", ledger.acts.discard, everything=all)
+        return self._act("discard", ledger.acts.discard_all, everything=all)
 
-    def _act(self, verb: str, act: _Act, *, everything: bool) -> Outcome:
+    def _act(
+        self,
+        verb: str,
+        act: Callable[[Tx, list[tuple[int, bool]], int], dict[int, str]],
+        *,
+        everything: bool,
+    ) -> Outcome:
         if not self._filters.narrow and self._limit is None and not everything:
             raise ValueError(f"{verb} without a filter means every failed job: say all=True")
         moved = 0
         refused: dict[str, str] = {}
 
         def act_on(batch: list[tuple[int, bool]], tx: Tx) -> dict[str, str]:
-            now = tx.now()
-            answers = ((number, act(tx, number, now, unique=unique)) for number, unique in batch)
-            return {ids.to_text(number): why for number, why in answers if why is not None}
+            return {ids.to_text(number): why for number, why in act(tx, batch, tx.now()).items()}
 
         for batch in self._batches():
             kept = self._database.transact(partial(act_on, batch))
@@ -160,10 +164,6 @@ class Jobs:
         while batch := ledger.reads.keys(self._database, filters, after, _BATCH):
             after = batch[-1][0]
             yield batch
-
-
-class _Act(Protocol):
-    def __call__(self, tx: Tx, number: int, now: int, *, unique: bool) -> str | None: ...
 
 
 def _word(words: type[State] | type[Reason], what: str, text: str) -> str:

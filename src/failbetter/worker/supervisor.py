@@ -247,6 +247,8 @@ class Supervisor:
             code = self._finished()
             if code is not None:
                 return code
+            if room > 0 and self._note_idleness(now):
+                continue
             self._wait(now)
 
     def _hear(self) -> None:
@@ -428,6 +430,23 @@ class Supervisor:
             self._desk.give_back(job)
 
     # -- waiting
+
+    def _note_idleness(self, now: float) -> bool:
+        """Before it waits with room for more: have producers elsewhere tell of new work.
+
+        True: what came before they knew of that must still be looked for.
+        """
+        if self._desk.idle or not self._database.kind.tells_elsewhere:
+            return False
+        if not self._desk.may_write(now):
+            return False
+        try:
+            self._desk.note_idle()
+        except LedgerError as error:
+            self._desk.put_off(error, now)
+            return False
+        self._look = True
+        return True
 
     def _wait(self, now: float) -> None:
         self._listen_for_news()

@@ -22,6 +22,21 @@ SAVEPOINT = Prepared(text("SAVEPOINT failbetter"))
 ROLLBACK_TO = Prepared(text("ROLLBACK TO SAVEPOINT failbetter"))
 RELEASE = Prepared(text("RELEASE SAVEPOINT failbetter"))
 
+LOCK_PATIENCE = 0.05
+"""Seconds that a guarded statement waits for a lock."""
+
+
+class Undone(Exception):
+    """A guarded statement failed, and nothing of it is left; the text is the database's own."""
+
+
+def said(error: BaseException) -> str:
+    """What a database says of an error, in one line: not the rows that it may show besides."""
+    inner = getattr(error, "orig", None) or error  # SQLAlchemy's errors hold the driver's
+    primary = getattr(getattr(inner, "diag", None), "message_primary", None)
+    lines = str(primary or inner).strip().splitlines()
+    return lines[0][:500] if lines else type(inner).__name__
+
 
 class Tx(ABC):
     """An open transaction, or a plain look: runs prepared statements on a driver's connection."""
@@ -72,6 +87,36 @@ class Tx(ABC):
     def keep(self) -> None:
         """Keep all since `savepoint`."""
         self.run(RELEASE)
+
+    def guarded(self, statement: Prepared, *values: object) -> int:
+        """Run a writing statement on a table that is not ours; the number of rows it matched.
+
+        Waits for a lock for no longer than LOCK_PATIENCE. Whatever goes wrong with it is undone
+        alone and raised as Undone, and the transaction goes on; unless the transaction itself is
+        broken, which is raised as ever. `values`: texts, whole numbers, booleans, None; where a
+        database insists on types, the columns have theirs.
+        """
+        kind = self.kind
+        self.savepoint()
+        try:
+            before = None if kind.lock_limit is None else self.row(kind.lock_limit)
+            if kind.set_lock_limit is not None:
+                self.row(kind.set_lock_limit, f"{round(LOCK_PATIENCE * 1000)}ms")
+            matched = self.run(statement, *map(self.untyped, values))
+            if before is not None and kind.set_lock_limit is not None:
+                self.row(kind.set_lock_limit, before[0])
+            self.keep()
+        except Exception as error:  # the driver's, or of a library around the driver
+            try:
+                self.undo()
+            except Exception:
+                raise error from None
+            raise Undone(said(error)) from error
+        return matched
+
+    def untyped(self, value: object) -> object:
+        """A value as `guarded` sends it."""
+        return self.kind.untyped(value)
 
 
 class Writer(ABC):
@@ -155,6 +200,10 @@ class Kind(ABC):
     unique_violation: tuple[type[Exception], ...] = ()
     tells_elsewhere = False
     """Whether workers on other hosts can be woken through the database."""
+    lock_limit: Prepared | None = None
+    """Reads how long a transaction waits for a lock, where rows are locked at all."""
+    set_lock_limit: Prepared | None = None
+    """Sets that, for the rest of the transaction."""
 
     def __init__(self, url: URL, *, durable: bool, schema: str | None) -> None:
         self.url = url
@@ -195,6 +244,10 @@ class Kind(ABC):
         """A connection in a transaction in which the schema may be changed, by one at a time."""
 
     # -- statements
+
+    def untyped(self, value: object) -> object:
+        """A value for a column of unknown type: such that the column's type decides."""
+        return value
 
     @abstractmethod
     def insert_unless(
