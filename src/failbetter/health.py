@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Status = Literal["pass", "warn", "fail"]
 _ORDER: list[Status] = ["pass", "warn", "fail"]
+_COUNTED = [State.PENDING, State.RUNNING, State.FAILED]
+# Counting costs what there is to count, and a health check must stay cheap when things go badly.
+_MOST = 1_000
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -60,12 +63,20 @@ def check(database: Database) -> Health:
     return Health(worst, findings)
 
 
+def _jobs(counts: dict[str, int]) -> Finding:
+    many = [state for state, number in counts.items() if number > _MOST]
+    if not many:
+        return Finding("jobs", "pass", counts)
+    shown = {state: min(number, _MOST) for state, number in counts.items()}
+    return Finding("jobs", "pass", shown, f"more than {_MOST:,} are {' and '.join(many)}")
+
+
 def _findings(database: Database) -> list[Finding]:
     with database.look() as tx:
         now = tx.now()
         workers = ledger.registry.all_workers(tx)
-    counts = ledger.reads.counts_by(database, [State.PENDING, State.RUNNING, State.FAILED])
-    oldest = ledger.reads.oldest_due(database, now)
+        counts = ledger.reads.counts_by(tx, _COUNTED, _MOST + 1)
+        oldest = ledger.reads.oldest_due(tx, now)
     silent = [
         worker
         for worker in workers
@@ -80,7 +91,7 @@ def _findings(database: Database) -> list[Finding]:
             alive,
             None if alive else "no worker is alive: jobs are accepted, but none will run",
         ),
-        Finding("jobs", "pass", counts),
+        _jobs(counts),
         Finding("oldest_waiting_seconds", "pass", 0.0 if oldest is None else (now - oldest) / 1e6),
     ]
     if silent:

@@ -518,6 +518,19 @@ def test_all_is_well(app: App, ledger: Ledger) -> None:
     assert document["checks"]["workers"]["observedValue"] == 1
 
 
+def test_many_jobs_are_counted_no_further_than_needed(
+    app: App, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("failbetter.health._MOST", 2)
+    app.task(work).enqueue_many([("a",), ("b",)])
+    found = {finding.name: finding for finding in app.health().findings}
+    assert (found["jobs"].observed["pending"], found["jobs"].output) == (2, None)
+    app.task(work).enqueue("c")
+    found = {finding.name: finding for finding in app.health().findings}
+    assert found["jobs"].observed == {"pending": 2, "running": 0, "failed": 0}
+    assert found["jobs"].output == "more than 2 are pending"
+
+
 def test_a_silent_worker_is_named(app: App, ledger: Ledger) -> None:
     ledger.register(2, name="old", renewed_at=wall() - 60 * SECOND)
     health = app.health()

@@ -192,15 +192,23 @@ def test_groups_of_nothing(worked: Ledger) -> None:
     assert reads.groups(worked.database, Filters(states=("failed",))) == []
 
 
+def counts_by(ledger: Ledger, states: list[str], limit: int) -> dict[str, int]:
+    with ledger.database.look() as tx:
+        return reads.counts_by(tx, states, limit)
+
+
+def oldest_due(ledger: Ledger) -> int | None:
+    with ledger.database.look() as tx:
+        return reads.oldest_due(tx, NOW)
+
+
 def test_counts_by_state(worked: Ledger) -> None:
     worked.fail()
     worked.fail()
     worked.add()
-    assert reads.counts_by(worked.database, ["pending", "running", "failed"]) == {
-        "pending": 1,
-        "running": 0,
-        "failed": 2,
-    }
+    states = ["pending", "running", "failed"]
+    assert counts_by(worked, states, 3) == {"pending": 1, "running": 0, "failed": 2}
+    assert counts_by(worked, states, 1) == {"pending": 1, "running": 0, "failed": 1}
 
 
 def any_live(ledger: Ledger, queues: list[str]) -> bool:
@@ -221,11 +229,11 @@ def test_whether_anything_is_live(worked: Ledger) -> None:
 
 
 def test_how_long_the_longest_waits(worked: Ledger) -> None:
-    assert reads.oldest_due(worked.database, NOW) is None
+    assert oldest_due(worked) is None
     worked.add(run_at=LATER)
-    assert reads.oldest_due(worked.database, NOW) is None
+    assert oldest_due(worked) is None
     worked.add(run_at=NOW - 5, priority=-9)
     worked.add(run_at=NOW - 3)
-    assert reads.oldest_due(worked.database, NOW) == NOW - 5
+    assert oldest_due(worked) == NOW - 5
     worked.claim()
-    assert reads.oldest_due(worked.database, NOW) is None
+    assert oldest_due(worked) is None

@@ -158,7 +158,7 @@ FREE_TO_RUN = Prepared(
 CLAIM_ONE = Prepared(
     update(jobs)
     .values(_take)
-    .where(jobs.c.id == b("id"), jobs.c.rank.is_not(None), _key_is_free)
+    .where(jobs.c.id == b("id"), jobs.c.live == ONE, jobs.c.claimed.is_(None), _key_is_free)
     .returning(*CLAIMED_COLUMNS),
     "worker id",
 )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
-from failbetter.ledger.prepared import Prepared, b
+from failbetter.ledger import claims
+from failbetter.ledger.prepared import ZERO, Prepared, b
 from failbetter.ledger.registry import Worker
 from failbetter.ledger.schema import attempts, effects, jobs, workers
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from failbetter.ledger.database import Database
-    from failbetter.ledger.kinds import Kind
+    from failbetter.ledger.kinds import Kind, Tx
 
 
 class JobRow(msgspec.Struct, frozen=True):
@@ -147,6 +148,15 @@ def job(database: Database, number: int) -> JobRow | None:
     """One job, or None."""
     with database.look() as tx:
         row = tx.row(JOB, number)
+# In the order of the index by state, so that nothing but that index is read.
+_some_of_state = (
+    select(jobs.c.ended_at)
+    .where(jobs.c.state == b("state"))
+    .order_by(jobs.c.ended_at)
+    .limit(b("limit"))
+    .offset(ZERO)
+)
+COUNT_UP_TO = Prepared(select(func.count()).select_from(_some_of_state.subquery()), "state limit")
     return None if row is None else JobRow(*row)
 
 
@@ -268,22 +278,15 @@ def groups(database: Database, filters: Filters) -> list[GroupRow]:
     return [GroupRow(*tuple(row)) for row in database.query(statement)]
 
 
-def counts_by(database: Database, states: Sequence[str]) -> dict[str, int]:
-    """How many jobs are in each of the given states."""
-    rows = database.query(
-        select(jobs.c.state, func.count()).where(jobs.c.state.in_(states)).group_by(jobs.c.state)
-    )
-    found = {row[0]: int(row[1]) for row in rows}
-    return {str(state): found.get(state, 0) for state in states}
+def counts_by(tx: Tx, states: Sequence[str], limit: int) -> dict[str, int]:
+    """How many jobs are in each of the given states; of more than `limit`, so many are counted."""
+    return {str(state): tx.rows(COUNT_UP_TO, state, limit)[0][0] for state in states}
 
 
-def oldest_due(database: Database, now: int) -> int | None:
+def oldest_due(tx: Tx, now: int) -> int | None:
     """When the longest-waiting claimable job fell due; None when none waits."""
-    rows = database.query(
-        select(func.min(jobs.c.run_at)).where(jobs.c.rank.is_not(None), jobs.c.run_at <= now)
-    )
-    value = rows[0][0]
-    return None if value is None else int(value)
+    due = [lane.run_at for lane in claims.lanes(tx, []) if lane.run_at <= now]
+    return min(due, default=None)
 
 
 def worker(database: Database, number: int) -> Worker | None:

@@ -113,8 +113,9 @@ Index(
     unique=True,
     **_where("exclusive_key IS NOT NULL"),
 )
+# `live` first: of those whose time was over, most have ended long ago.
 Index(
-    "failbetter_jobs_expiring", jobs.c.expires_at, jobs.c.live, **_where("expires_at IS NOT NULL")
+    "failbetter_jobs_expiring", jobs.c.live, jobs.c.expires_at, **_where("expires_at IS NOT NULL")
 )
 Index(
     "failbetter_jobs_mirrored",

@@ -107,7 +107,7 @@ def upgrade() -> None:
     op.create_index(
         "failbetter_jobs_expiring",
         "failbetter_jobs",
-        ["expires_at", "live"],
+        ["live", "expires_at"],
         unique=False,
         sqlite_where=sa.text("expires_at IS NOT NULL"),
         postgresql_where=sa.text("expires_at IS NOT NULL"),
