@@ -197,6 +197,7 @@ class Sweeper:
             code=None,
             error=error,
             evidence=msgspec.json.encode({"why": why}).decode(),
+            mirror_key=job.mirror_key,
         )
 
     def _expire(self, report: Report) -> None:
@@ -222,4 +223,5 @@ def _expiry(job: Claimed, now: int) -> Settlement:
         ended_at=now,
         worker="",
         code=None,
+        mirror_key=job.mirror_key,
     )

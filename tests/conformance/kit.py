@@ -119,6 +119,7 @@ def ending(
         note,
         error,
         evidence,
+        mirror_key=job.mirror_key,
     )
 
 
@@ -203,7 +204,9 @@ class Ledger:
     def begin(self, *jobs: Claimed, now: int = NOW) -> None:
         """Write that bodies have begun."""
         with self.database.write() as tx:
-            claims.mark_begun(tx, [(now, job.id, job.fence) for job in jobs])
+            begun = [(now, job.id, job.fence) for job in jobs]
+            mirrored = [(job.id, job.mirror_key) for job in jobs if job.mirror_key is not None]
+            claims.mark_begun(tx, begun, mirrored)
 
     def give_back(self, *jobs: Claimed, now: int = NOW) -> int:
         """Give claimed jobs back."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from sqlalchemy import literal_column, null, select, update
 
+from failbetter.ledger.mirrors import follow, follow_all
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import jobs
 from failbetter.lifecycle.states import Reason, State
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 Batch: TypeAlias = "Sequence[tuple[int, bool]]"
-"""Jobs by their ids, each with whether it has a unique key."""
+"""Jobs by their ids, each with whether it has a unique key or a mirror."""
 
 
 def _is(word: State | Reason) -> ColumnElement[str]:
@@ -27,11 +28,11 @@ def _is(word: State | Reason) -> ColumnElement[str]:
 
 
 _this = jobs.c.id == b("id")
-_end = {
 # Whether a job waits is not asked of `rank`, here or in other statements on jobs known by their
 # ids: on PostgreSQL, whose statistics may be of a time when nothing waited, a walk through the
 # index of all that waits would seem to cost less than a seek.
 _waits = (jobs.c.live == ONE, jobs.c.claimed.is_(None))
+_end = {
     "rank": null(),
     "live": null(),
     "cancel": null(),
@@ -86,7 +87,7 @@ DISCARD = Prepared(
     .where(_this, jobs.c.state == _is(State.FAILED)),
     "now id",
 )
-KEY_OF = Prepared(select(jobs.c.unique_key).where(_this), "id")
+KEYS_OF = Prepared(select(jobs.c.unique_key, jobs.c.mirror_key).where(_this), "id")
 LIVE_OF = Prepared(
     select(jobs.c.id).where(jobs.c.unique_key == b("key"), jobs.c.live == ONE), "key"
 )
@@ -96,22 +97,27 @@ STATE_OF = Prepared(select(jobs.c.state).where(_this), "id")
 
 def cancel(tx: Tx, number: int, now: int) -> bool:
     """End a waiting job, or ask the worker of a claimed one to; False when it is over already."""
-    return bool(tx.run(CANCEL_WAITING, now, number) or tx.run(ASK_TO_CANCEL, number))
+    if tx.run(CANCEL_WAITING, now, number):
+        follow_all(tx, [number])
+        return True
+    return bool(tx.run(ASK_TO_CANCEL, number))
 
 
 def cancel_as_asked(tx: Tx, numbers: Sequence[int], now: int) -> None:
     """End what has come back to waiting although a person cancelled it while it was claimed."""
-    tx.many(CANCEL_AS_ASKED, [(now, number) for number in numbers])
+    if tx.many(CANCEL_AS_ASKED, [(now, number) for number in numbers]):
+        follow_all(tx, numbers)
 
 
-def retry(tx: Tx, number: int, now: int, *, unique: bool = True) -> str | None:
+def retry(tx: Tx, number: int, now: int, *, keyed: bool = True) -> str | None:
     """Make a failed job wait again with fresh budgets; else why not, in a few words.
 
-    `unique` False: the caller knows that the job has no unique key.
+    `keyed` False: the caller knows that the job has neither a unique key nor a mirror.
     """
-    key = tx.row(KEY_OF, number) if unique else None
-    if key is not None and key[0] is not None:
-        live = tx.row(LIVE_OF, key[0])
+    found = tx.row(KEYS_OF, number) if keyed else None
+    unique, mirror = found or (None, None)
+    if unique is not None:
+        live = tx.row(LIVE_OF, unique)
         if live is not None and live[0] != number:
             return _KEY_IS_TAKEN
         # One with this key may be enqueued at this very moment.
@@ -125,6 +131,8 @@ def retry(tx: Tx, number: int, now: int, *, unique: bool = True) -> str | None:
     else:
         moved = tx.run(RETRY, now, number, now)
     if moved:
+        if mirror is not None:
+            follow(tx, [(number, mirror)])
         return None
     row = tx.row(STATE_OF, number)
     if row is None:
@@ -132,9 +140,11 @@ def retry(tx: Tx, number: int, now: int, *, unique: bool = True) -> str | None:
     return "expired" if row[0] == State.FAILED else f"not failed but {row[0]}"
 
 
-def discard(tx: Tx, number: int, now: int, *, unique: bool = True) -> str | None:
-    """Put a failed job aside for good; else why not, in a few words."""
+def discard(tx: Tx, number: int, now: int, *, keyed: bool = True) -> str | None:
+    """Put a failed job aside for good; else why not, in a few words. `keyed`: as of `retry`."""
     if tx.run(DISCARD, now, number):
+        if keyed:
+            follow_all(tx, [number])
         return None
     row = tx.row(STATE_OF, number)
     return "not found" if row is None else f"not failed but {row[0]}"
@@ -169,5 +179,5 @@ def _all(
             # Some have moved meanwhile, and a batch does not say which.
             tx.undo()
             one_by_one = batch
-    answers = ((number, act(tx, number, now, unique=careful)) for number, careful in one_by_one)
+    answers = ((number, act(tx, number, now, keyed=careful)) for number, careful in one_by_one)
     return {number: why for number, why in answers if why is not None}

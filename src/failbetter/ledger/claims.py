@@ -9,6 +9,7 @@ from sqlalchemy import literal_column, null, select, update
 
 from failbetter.faultpoints import passing
 from failbetter.ledger.acts import cancel_as_asked
+from failbetter.ledger.mirrors import follow
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import jobs, workers
 from failbetter.lifecycle.decide import Facts
@@ -42,6 +43,7 @@ class Claimed(msgspec.Struct, gc=False):
     exclusive_key: str | None
     payload: str
     policy_text: str
+    mirror_key: str | None
 
     @property
     def policy(self) -> Policy:
@@ -92,6 +94,7 @@ CLAIMED_COLUMNS = (
     jobs.c.exclusive_key,
     jobs.c.payload,
     jobs.c.policy,
+    jobs.c.mirror_key,
 )
 _in_lane = (
     jobs.c.rank == b("rank"),
@@ -266,9 +269,16 @@ def _claim_carefully(tx: Tx, worker: int, lane: Lane, limit: int, now: int) -> l
     return claimed
 
 
-def mark_begun(tx: Tx, begun: Sequence[tuple[int, int, int]]) -> None:
-    """Write that bodies have begun: (begun_at, id, fence) each. A lost attempt changes nothing."""
+def mark_begun(
+    tx: Tx, begun: Sequence[tuple[int, int, int]], mirrored: Sequence[tuple[int, str]] = ()
+) -> None:
+    """Write that bodies have begun: (begun_at, id, fence) each. A lost attempt changes nothing.
+
+    `mirrored`: of those with a mirror, (id, mirror key).
+    """
     tx.many(MARK_BEGUN, begun)
+    if mirrored:
+        follow(tx, mirrored)
 
 
 def give_back(tx: Tx, jobs_and_fences: Sequence[tuple[int, int]], now: int) -> int:

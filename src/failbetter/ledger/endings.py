@@ -9,6 +9,7 @@ from sqlalchemy import func, insert, literal_column, null, select, update
 
 from failbetter.faultpoints import passing
 from failbetter.ledger.acts import cancel_as_asked
+from failbetter.ledger.mirrors import follow
 from failbetter.ledger.prepared import ONE, Prepared, b
 from failbetter.ledger.schema import attempts, jobs
 from failbetter.lifecycle.decide import Transition
@@ -56,6 +57,7 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     note: str | None = None
     error: Error | None = None
     evidence: str | None = None
+    mirror_key: str | None = None
 
 
 _mine = (jobs.c.id == b("id"), jobs.c.fence == b("fence"))
@@ -163,6 +165,9 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[Settlement]:
             tx.run(RECORD, *_attempt_row(ending))
         if ending.transition.state is State.PENDING:
             cancel_as_asked(tx, [ending.id], ending.ended_at)
+    mirrored = [(one.id, one.mirror_key) for one in settlements if one.mirror_key is not None]
+    if mirrored:
+        follow(tx, mirrored)
     passing("in_commit")
     return lost
 

@@ -10,6 +10,7 @@ from sqlalchemy import insert, literal_column, null, select
 
 from failbetter import ids
 from failbetter.errors import LedgerError, LedgerUnavailable
+from failbetter.ledger import mirrors
 from failbetter.ledger.database import WRITE_TIMEOUT
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import jobs, workers
@@ -41,6 +42,8 @@ class NewJob(msgspec.Struct, frozen=True, gc=False):
     exclusive_key: str | None = None
     subject: str | None = None
     tags: str | None = None
+    mirror: str | None = None
+    mirror_key: str | None = None
 
 
 _insert = insert(jobs).values(
@@ -69,10 +72,12 @@ _insert = insert(jobs).values(
     exclusive_key=b("exclusive_key"),
     subject=b("subject"),
     tags=b("tags"),
+    mirror=b("mirror"),
+    mirror_key=b("mirror_key"),
 )
 _ORDER = (
     "id task queue priority rank careful run_at created_at expires_at payload policy"
-    " unique_key exclusive_key subject tags"
+    " unique_key exclusive_key subject tags mirror mirror_key"
 )
 INSERT = Prepared(_insert, _ORDER)
 INSERT_UNLESS_LIVE = Prepared(
@@ -165,7 +170,8 @@ def _insert_once(
             if any(there):
                 found = zip(there, rows, strict=True)
                 return [(row[0], True) if is_ else (_live(tx, row), False) for is_, row in found]
-    if len(new) == 1 and new[0].unique_key is None and database.kind.tells_elsewhere:
+    alone = len(new) == 1 and new[0].unique_key is None and new[0].mirror_key is None
+    if alone and database.kind.tells_elsewhere:
         (answer,) = database.alone(INSERT_AND_ASK, *rows[0], database.fleet.id)
         database.wake(elsewhere=bool(answer[0]))
         return [(first, True)]
@@ -185,6 +191,18 @@ def insert_new(tx: Tx, new: Sequence[NewJob]) -> list[tuple[int, bool]]:
 
 def insert_rows(tx: Tx, rows: Sequence[Row]) -> list[tuple[int, bool]]:
     """Insert rows in the caller's transaction; as `insert_jobs` otherwise."""
+    inserted = _insert_rows(tx, rows)
+    mirrored = [
+        (number, str(row[_MIRROR_KEY]))
+        for (number, is_new), row in zip(inserted, rows, strict=True)
+        if is_new and row[_MIRROR_KEY] is not None
+    ]
+    if mirrored:
+        mirrors.follow(tx, mirrored)
+    return inserted
+
+
+def _insert_rows(tx: Tx, rows: Sequence[Row]) -> list[tuple[int, bool]]:
     if all(row[_KEY] is None for row in rows):
         if len(rows) == 1:
             tx.run(INSERT, *rows[0])
@@ -238,7 +256,11 @@ def _values(number: int, job: NewJob) -> Row:
         job.exclusive_key,
         job.subject,
         job.tags,
+        job.mirror,
+        job.mirror_key,
     )
 
 
-_CREATED, _PAYLOAD, _KEY = map(_ORDER.split().index, ("created_at", "payload", "unique_key"))
+_CREATED, _PAYLOAD, _KEY, _MIRROR_KEY = map(
+    _ORDER.split().index, ("created_at", "payload", "unique_key", "mirror_key")
+)

@@ -55,6 +55,12 @@ class JobRow(msgspec.Struct, frozen=True):
     error_type: str | None
     error_message: str | None
     fingerprint: str | None
+    mirror_key: str | None
+
+    @property
+    def keyed(self) -> bool:
+        """Whether it has a unique key or a mirror, so that an act on it takes a look at others."""
+        return self.unique_key is not None or self.mirror_key is not None
 
 
 class AttemptRow(msgspec.Struct, frozen=True):
@@ -142,12 +148,6 @@ EFFECTS = Prepared(
     .order_by(effects.c.intended_at),
     "id",
 )
-
-
-def job(database: Database, number: int) -> JobRow | None:
-    """One job, or None."""
-    with database.look() as tx:
-        row = tx.row(JOB, number)
 # In the order of the index by state, so that nothing but that index is read.
 _some_of_state = (
     select(jobs.c.ended_at)
@@ -157,6 +157,12 @@ _some_of_state = (
     .offset(ZERO)
 )
 COUNT_UP_TO = Prepared(select(func.count()).select_from(_some_of_state.subquery()), "state limit")
+
+
+def job(database: Database, number: int) -> JobRow | None:
+    """One job, or None."""
+    with database.look() as tx:
+        row = tx.row(JOB, number)
     return None if row is None else JobRow(*row)
 
 
@@ -247,9 +253,10 @@ def pages(
 
 
 def keys(database: Database, filters: Filters, after: int, size: int) -> list[tuple[int, bool]]:
-    """A page of matching ids, oldest first, each with whether the job has a unique key."""
+    """A page of matching ids, oldest first, each with whether the job is `keyed`: see JobRow."""
+    keyed = or_(jobs.c.unique_key.is_not(None), jobs.c.mirror_key.is_not(None))
     statement = (
-        select(jobs.c.id, jobs.c.unique_key.is_not(None))
+        select(jobs.c.id, keyed)
         .where(condition(filters, database.kind), jobs.c.id > after)
         .order_by(jobs.c.id)
         .limit(size)

@@ -205,6 +205,7 @@ outbox = Table(
     Column("next_at", BigInteger, nullable=False),
     Column("error", Text),
 )
+Index("failbetter_outbox_due", outbox.c.next_at)
 
 notes = Table(
     "failbetter_notes",

@@ -154,7 +154,7 @@ class Jobs:
     def _batches(self) -> Iterator[list[tuple[int, bool]]]:
         if self._limit is not None:
             for page in ledger.reads.pages(self._database, self._filters, self._limit, _BATCH):
-                yield [(row.id, row.unique_key is not None) for row in page]
+                yield [(row.id, row.keyed) for row in page]
             return
         # What fails while this runs is outside.
         filters = self._filters

@@ -46,6 +46,7 @@ class Desk:
         self._endings: list[Settlement] = []
         self._undecided: list[Undecided] = []
         self._begun: list[tuple[int, int, int]] = []
+        self._begun_mirrored: list[tuple[int, str]] = []
         self._give_back: list[tuple[int, int]] = []
         self._requests: list[tuple[Request, Callable[[Reply], None]]] = []
         self._failures = 0
@@ -76,6 +77,7 @@ class Desk:
                 code,
                 None if result == "null" else result,
                 message.note,
+                mirror_key=job.mirror_key,
             )
         )
 
@@ -86,6 +88,8 @@ class Desk:
     def begun(self, job: Claimed, at: int) -> None:
         """A body has begun, and goes on."""
         self._begun.append((at, job.id, job.fence))
+        if job.mirror_key is not None:
+            self._begun_mirrored.append((job.id, job.mirror_key))
 
     def give_back(self, job: Claimed) -> None:
         """A claimed job whose body will not begin here."""
@@ -139,7 +143,7 @@ class Desk:
                 if self._failures:
                     refused = [one for one in refused if not self._is_written(tx, one)]
                 if self._begun:
-                    claims.mark_begun(tx, self._begun)
+                    claims.mark_begun(tx, self._begun, self._begun_mirrored)
                 if self._give_back:
                     claims.give_back(tx, self._give_back, tx.now())
                 claimed = self._claim(tx, room)
@@ -183,6 +187,7 @@ class Desk:
         self._endings.clear()
         self._undecided.clear()
         self._begun.clear()
+        self._begun_mirrored.clear()
         self._give_back.clear()
         self._requests.clear()
 

@@ -96,6 +96,7 @@ def judge(tx: Tx, one: Undecided, worker: str) -> Settlement:
         one.code,
         error=error,
         evidence=msgspec.json.encode(one.evidence).decode() if one.evidence else None,
+        mirror_key=job.mirror_key,
     )
 
 

@@ -97,7 +97,10 @@ class Tx(ABC):
         database insists on types, the columns have theirs.
         """
         kind = self.kind
-        self.savepoint()
+        try:
+            self.savepoint()
+        except Exception as error:  # such as a caller's connection that is in no transaction
+            raise Undone(said(error)) from error
         try:
             before = None if kind.lock_limit is None else self.row(kind.lock_limit)
             if kind.set_lock_limit is not None:

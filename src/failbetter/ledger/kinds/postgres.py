@@ -45,6 +45,8 @@ CONNECT_TIMEOUT = 5
 # Seconds beyond what may be waited for a lock: a server or a network that says nothing for so
 # long is given up, since a supervisor has children to look after meanwhile.
 _SILENCE = 5.0
+# Who listens is a supervisor, whose looks at a locked table must not take longer (s).
+_GLANCE = 0.5
 # A listener that hears nothing looks for itself this often: for jobs that callers' own
 # transactions brought, and where a pooler between drops notifications.
 _LOOK_EVERY = 0.5
@@ -359,6 +361,8 @@ _HELLO = (
     "SELECT current_schema(), current_setting('synchronous_commit'),"
     " current_setting('server_version_num')::int, pg_is_in_recovery(),"
     " (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+    # Every statement here is short, whatever the planner fears: compiling one takes far longer.
+    " FROM set_config('jit', 'off', false)"
 )
 _CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
@@ -366,6 +370,7 @@ _CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 class PostgresWriter(Writer):
     """A connection in autocommit, whose transactions are begun by hand."""
 
+    tx: PostgresTx
     _opened = 0
 
     def __init__(self, connection: _Connection, kind: Postgres) -> None:
@@ -386,6 +391,7 @@ class PostgresWriter(Writer):
         PostgresWriter._opened += 1
         self._number = PostgresWriter._opened
         self._channel: str | None = None
+        self._waits: float | None = None
         self._heard: deque[object] = deque()
         self._looked = 0.0
         self.tx = PostgresTx(connection, kind)
@@ -405,9 +411,10 @@ class PostgresWriter(Writer):
         wanted = self._wanted(durable)
         sync = "" if wanted is None else f"; SET LOCAL synchronous_commit = {wanted}"
         self._connection.patience = timeout + _SILENCE
+        self.tx.lock_limit = int(timeout * 1000)
         self._connection.execute(
-            f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {int(timeout * 1000)}"
-            + sync
+            "BEGIN ISOLATION LEVEL READ COMMITTED;"
+            f" SET LOCAL lock_timeout = {self.tx.lock_limit}" + sync
         )
 
     def commit(self) -> None:
@@ -446,13 +453,20 @@ class PostgresWriter(Writer):
     def alone(
         self, statement: Prepared, values: Sequence[object], timeout: float
     ) -> list[tuple[Any, ...]]:
-        self._connection.patience = timeout
+        self._limit_waits(timeout)
+        self._connection.patience = timeout + _SILENCE
         try:
             return self.tx.rows(statement, *values)
         except psycopg.Error as error:
             if _is_final(error):
                 raise
             raise _unsure(self._kind, error) from error
+
+    def _limit_waits(self, timeout: float) -> None:
+        """How long a statement outside a transaction may wait for a lock (s), from now on."""
+        if timeout != self._waits:
+            self._connection.execute(f"SET lock_timeout = {int(timeout * 1000)}")
+            self._waits = timeout
 
     # -- news
 
@@ -465,6 +479,7 @@ class PostgresWriter(Writer):
     def listen(self) -> None:
         self._connection.patience = _SILENCE
         self._channel = channel_of(self._kind.texts.schema)
+        self._limit_waits(_GLANCE)
         self._connection.execute(f'LISTEN "{self._channel}"')
         self._connection.add_notify_handler(self._heard.append)
 

@@ -173,6 +173,7 @@ def upgrade() -> None:
         sa.Column("error", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("job_id"),
     )
+    op.create_index("failbetter_outbox_due", "failbetter_outbox", ["next_at"], unique=False)
     op.create_table(
         "failbetter_notes",
         sa.Column("name", sa.String(length=40), nullable=False),
