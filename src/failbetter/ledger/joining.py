@@ -9,6 +9,7 @@ library tells of the commit, workers are woken then; else they find the job when
 from __future__ import annotations
 
 import inspect
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from failbetter.ledger.prepared import Prepared
 
 Inserted = list[tuple[int, bool]]
+
+_known: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
 def is_async(connection: object) -> bool:
@@ -79,9 +82,13 @@ async def ainsert_jobs(database: Database, connection: Any, new: Sequence[NewJob
 
 
 def _be_known(database: Database) -> None:
-    """Make sure that the tables are there, and under which schema, on a connection of our own."""
-    with database.look():
-        pass
+    """Make sure that the tables are there, and under which schema, on a connection of our own.
+
+    Once: that connection may be another thread's just then, who waits for this very transaction.
+    """
+    if database not in _known:
+        with database.look():
+            _known.add(database)
 
 
 def _joined(kind: Kind, connection: Any) -> Tx:
