@@ -114,7 +114,7 @@ def _attempts(row: Any, tried: list[Any], *, anew: bool) -> Iterator[str]:
     endings = [one for one in tried if one.state in ENDS]
     if len(endings) > 1 and not anew:
         yield f"attempts {[one.number for one in endings]} each ended it"
-    if endings and endings[-1] is tried[-1]:
+    if endings and endings[-1] is tried[-1] and row.reason != Reason.BY_OPERATOR:
         if (row.state, row.reason) != (endings[-1].state, endings[-1].reason):
             yield f"its last attempt made it {endings[-1].state}/{endings[-1].reason}"
     elif row.state in ENDS and row.reason not in UNTRIED:
