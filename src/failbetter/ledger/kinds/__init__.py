@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from failbetter.errors import ConfigurationError
-from failbetter.ledger.kinds.base import Kind, Tx, Undone, Writer, said
+from failbetter.ledger.kinds.base import Kind, Tx, Undone, Writer, as_text, said
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-__all__ = ["Kind", "Tx", "Undone", "Writer", "kind_of", "said"]
+__all__ = ["Kind", "Tx", "Undone", "Writer", "as_text", "kind_of", "said"]
 
 
 def kind_of(url: URL, *, durable: bool, schema: str | None) -> Kind:

@@ -38,6 +38,13 @@ def said(error: BaseException) -> str:
     return lines[0][:500] if lines else type(inner).__name__
 
 
+def as_text(value: object) -> str | None:
+    """A value as a text that, sent without a type, becomes whatever the column is."""
+    if value is None:
+        return None
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 class Tx(ABC):
     """An open transaction, or a plain look: runs prepared statements on a driver's connection."""
 
@@ -201,6 +208,8 @@ class Kind(ABC):
     """Whether the tables are made at first use; else by `migrate`."""
     driver_errors: tuple[type[Exception], ...] = ()
     unique_violation: tuple[type[Exception], ...] = ()
+    walks_indexes = False
+    """Whether one statement can walk an index from group to group (recursive, lateral)."""
     tells_elsewhere = False
     """Whether workers on other hosts can be woken through the database."""
     lock_limit: Prepared | None = None

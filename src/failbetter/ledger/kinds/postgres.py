@@ -29,7 +29,7 @@ from failbetter.errors import (
     LedgerUnavailable,
     SchemaMismatch,
 )
-from failbetter.ledger.kinds.base import LOCK_PATIENCE, Kind, Tx, Undone, Writer, said
+from failbetter.ledger.kinds.base import LOCK_PATIENCE, Kind, Tx, Undone, Writer, as_text, said
 from failbetter.ledger.kinds.postgres_bulk import Bulk, bulk_of
 from failbetter.ledger.prepared import Prepared, Texts
 
@@ -62,6 +62,7 @@ class Postgres(Kind):
     name = "postgresql"
     driver_errors = (psycopg.Error,)
     unique_violation = (errors.UniqueViolation,)
+    walks_indexes = True
     tells_elsewhere = True
     lock_limit = Prepared(sqlalchemy.text("SELECT current_setting('lock_timeout')"))
     set_lock_limit = Prepared(
@@ -170,10 +171,7 @@ class Postgres(Kind):
     # -- statements
 
     def untyped(self, value: object) -> object:
-        # A text that is sent without a type becomes whatever the column is.
-        if value is None:
-            return None
-        return str(value).lower() if isinstance(value, bool) else str(value)
+        return as_text(value)
 
     def insert_unless(
         self, statement: Insert, columns: list[Column[Any]], where: str | None = None
@@ -335,8 +333,8 @@ class PostgresTx(Tx):
         return matched
 
     def untyped(self, value: object) -> object:
-        text = self.kind.untyped(value)
-        return _Untyped(text) if isinstance(text, str) else text
+        text = as_text(value)
+        return None if text is None else _Untyped(text)
 
     def now(self) -> int:
         return self.kind.now()
