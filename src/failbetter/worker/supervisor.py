@@ -127,6 +127,7 @@ class Supervisor:
             signal.signal(number, lambda received, _frame: self._signals.append(received))
 
     def _watch_child(self, child: Child) -> None:
+        self._forget_closed_connection()
         self._selector.register(child.stream, selectors.EVENT_READ, child)
         if child.death is not None:
             self._selector.register(child.death, selectors.EVENT_READ, child)
@@ -222,6 +223,7 @@ class Supervisor:
             registry.register(tx, worker)
         self._wake = fleet.open_wake_socket(number)
         if self._wake is not None:
+            self._forget_closed_connection()
             self._selector.register(self._wake, selectors.EVENT_READ, None)
         self._desk = Desk(self._database, worker)
         self._sweeper = Sweeper(self._database, own=number)
@@ -467,17 +469,18 @@ class Supervisor:
 
     def _listen_for_news(self) -> None:
         """Watch the connection on which the ledger tells of new work; it may be another by now."""
+        self._forget_closed_connection()
         listens = self._database.listens
-        if listens == self._listened:
-            return
-        if self._listened is not None:
-            # Its descriptor may be closed already, or even be somebody else's by now.
-            with contextlib.suppress(KeyError, ValueError, OSError):
-                if self._selector.get_key(self._listened[0]).data is None:
-                    self._selector.unregister(self._listened[0])
-        self._listened = listens
-        if listens is not None:
+        if listens != self._listened:
+            assert listens is not None
             self._selector.register(listens[0], selectors.EVENT_READ, None)
+            self._listened = listens
+
+    def _forget_closed_connection(self) -> None:
+        """Whoever is watched next may have its descriptor, which must not count as known then."""
+        if self._listened is not None and self._listened != self._database.listens:
+            self._selector.unregister(self._listened[0])
+            self._listened = None
 
     @staticmethod
     def _drain(source: Any) -> None:
