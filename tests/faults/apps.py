@@ -150,6 +150,25 @@ def pay_late(n: int, seconds: float) -> int:
         return failbetter.current_job().once("charge", lambda: _effect("charge", n))
 
 
+@task()
+def pay_again(gate: str) -> int:
+    """An effect that fails without saying how far it got, and is asked for again by the gate."""
+    with told():
+        job = failbetter.current_job()
+
+        def charge() -> int:
+            _effect("charge", 1)
+            raise ConnectionError("no answer")
+
+        with contextlib.suppress(ConnectionError):
+            job.once("charge", charge)
+        record("doubts")
+        while not os.path.exists(gate):
+            time.sleep(0.005)
+        record("asks")
+        return job.once("charge", lambda: _effect("charge", 2))
+
+
 def _effect(name: str, value: int) -> int:
     record(f"effect {name}")
     return value

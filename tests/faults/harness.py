@@ -214,7 +214,8 @@ class Site:
             wait_until(none_left, "jobs to end", patience)
         except AssertionError as error:
             seen = [(job.id, job.task, job.state, job.waiting_for()) for job in left[:5]]
-            raise AssertionError(f"{error}; {len(left)} are left, such as {seen}") from None
+            text = f"{error}; {len(left)} are left, such as {seen}\n{self._tails()}"
+            raise AssertionError(text) from None
 
     def wait_all_over(self, patience: float = PATIENCE) -> None:
         """Wait until no job is live."""
@@ -224,8 +225,11 @@ class Site:
         except AssertionError as error:
             seen = [(job.id, job.task, job.state, job.waiting_for()) for job in live[0].limit(5)]
             seen += [(job.id, job.task, job.state, job.waiting_for()) for job in live[1].limit(5)]
-            tails = "\n".join(worker.text()[-1500:] for worker in self.workers[-2:])
-            raise AssertionError(f"{error}; left: {seen}\n{tails}") from None
+            raise AssertionError(f"{error}; left: {seen}\n{self._tails()}") from None
+
+    def _tails(self) -> str:
+        """The last that the last workers said."""
+        return "\n".join(worker.text()[-1500:] for worker in self.workers[-2:])
 
     def check(self, *, retried: Iterable[Job] = ()) -> None:
         """Hold the ledger against the promises and against what bodies did."""

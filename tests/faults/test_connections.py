@@ -19,6 +19,7 @@ import pytest
 from tests.faults.apps import make_app
 from tests.faults.conftest import on_postgresql
 from tests.faults.harness import Site, accepted_by_others, number_of, wait_until
+from tests.servers.home import free_port
 from tests.servers.postgres import shared_server
 from tests.servers.proxy import CuttingProxy
 
@@ -81,6 +82,7 @@ def test_cut(side_by_side: SideBySide) -> None:
         enqueues_in_doubt=enqueues_in_doubt,
         endings_in_doubt=endings_in_doubt,
         effects_in_doubt=effects_in_doubt,
+        effect_asked_for_again=effect_asked_for_again,
     )
 
 
@@ -202,6 +204,25 @@ def effects_in_doubt(site: Site) -> None:
         assert proxy.broken > 10
         assert [(job.state, job.row.starts) for job in jobs] == [("succeeded", 1)] * 12
         assert [len(site.log.entries("effect charge", job)) for job in jobs] == [1] * 12
+        check_that_nobody_left(site)
+
+
+def effect_asked_for_again(site: Site) -> None:
+    """One that is in doubt stays so although it is asked for again while the ledger is away."""
+    with proxied(site) as (proxy, env):
+        worker = site.worker(env=env)
+        gate = site.folder / "gate"
+        job = site.enqueue("pay_again", str(gate))
+        site.log.wait_for("doubts", job)
+        proxy.retarget("127.0.0.1", free_port())
+        proxy.reset_all()
+        gate.touch()
+        site.log.wait_for("asks", job)
+        worker.wait_said("out of reach")
+        proxy.retarget("127.0.0.1", shared_server().port)
+        site.wait_over([job])
+        assert job.reason == "uncertain"
+        assert len(site.log.entries("effect charge", job)) == 1
         check_that_nobody_left(site)
 
 

@@ -165,7 +165,8 @@ class CuttingProxy:
     def _order(self, what: Callable[[], None]) -> None:
         done = threading.Event()
         self._orders.append((what, done))
-        self._bell.send(b"!")
+        with contextlib.suppress(OSError):  # told to end, it may have done so by now
+            self._bell.send(b"!")
         if not done.wait(PATIENCE):
             raise TimeoutError("the proxy does not obey")
 
