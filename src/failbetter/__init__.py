@@ -32,6 +32,7 @@ from failbetter.health import Finding, Health
 from failbetter.job import Attempt, Effect, Job
 from failbetter.lifecycle.backoff import Backoff, exponential, fixed, linear
 from failbetter.lifecycle.fingerprint import Failure, Frame, fingerprint
+from failbetter.mirror.check import MirrorCheck, MirrorRow
 from failbetter.running import RunningJob, current_job
 from failbetter.task import Call, Task
 from failbetter.triage.queries import Group, Jobs, Outcome
@@ -65,6 +66,8 @@ __all__ = [
     "LedgerError",
     "LedgerFull",
     "LedgerUnavailable",
+    "MirrorCheck",
+    "MirrorRow",
     "NotInJob",
     "Outcome",
     "PayloadTooLarge",

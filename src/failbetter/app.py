@@ -18,12 +18,14 @@ from failbetter.job import Job
 from failbetter.lifecycle.backoff import Backoff, coerce
 from failbetter.lifecycle.policy import DEFAULT_BACKOFF, OnLost, Policy, Replay
 from failbetter.lifecycle.states import State
+from failbetter.mirror.check import Checker, MirrorCheck
+from failbetter.mirror.options import Mirror, checked_mirror
 from failbetter.task import Options, Task, check_priority, check_queue
 from failbetter.triage.queries import Jobs
 from failbetter.twins import twin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from failbetter.ledger.database import Database
 
@@ -77,6 +79,8 @@ class App:
         self.lease = _lease(lease if lease is not None else os.environ.get("FAILBETTER_LEASE", 30))
         self.code_version = code_version or os.environ.get("FAILBETTER_CODE_VERSION") or None
         self.tasks: dict[str, Task[..., Any]] = {}
+        self.mirrors: list[Mirror] = []
+        """What `mirror` was given."""
         fleet_folder = fleet_folder or os.environ.get("FAILBETTER_FLEET_FOLDER") or None
         self.fleet_folder = None if fleet_folder is None else Path(fleet_folder).absolute()
         self.schema = schema or os.environ.get("FAILBETTER_SCHEMA") or None
@@ -175,6 +179,7 @@ class App:
             )
         task = Task(self, function, name, _options(name, **given), self._max_payload)
         self._check_parameters(task)
+        task.mirror = self._mirror_of(task, self.mirrors)
         self.tasks[name] = task
         return task
 
@@ -184,6 +189,73 @@ class App:
         missing = set(task.options.policy.redact) - set(task.arguments.signature.parameters)
         if missing:
             raise ValueError(f"task {task.name}: redact names no parameter of it: {missing}")
+
+    def mirror(
+        self,
+        table: str,
+        *,
+        key: str,
+        from_arg: str,
+        status: str | None = None,
+        error: str | None = None,
+        ended_at: str | None = None,
+        values: Mapping[str, str | int | bool | None] | None = None,
+        tasks: Sequence[str | Task[..., Any]] | None = None,
+        url: str | None = None,
+    ) -> None:
+        """Keep a row of your own in step with its job: of several jobs of a row, with the newest.
+
+        `table`: its name, or "schema.table". `key`: the column by which the row is found, and
+        `from_arg` the parameter whose value that is; if it is None, the job has no row. At least
+        one of the columns `status` (the job's state), `error` (for your users to read, else NULL;
+        at most 200 characters: a sentence by the job's reason, or what the body said with `Fail`
+        or `Discard`; never an exception's type or message) and `ended_at` (UTC, NULL while the
+        job is live). `values`: what the status is for a state ("failed") or a state with its
+        reason ("failed(timeout)"), else the state's name. `tasks`: those meant, or their names;
+        else all tasks of the app with that parameter, also those registered later.
+
+        In the ledger's own database the row is written in the transaction that moves the job. If
+        it is locked or cannot be written, the job goes on, and the row follows within 5 s of the
+        time at which it can be. `url`: of another database, where every row follows within 5 s
+        while both databases are up and a worker of the app runs. `health` says what lags behind,
+        and `check_mirrors` compares and repairs.
+
+        Raises TypeError or ValueError for what cannot be, ConfigurationError for a task that has
+        a mirror already or has no such parameter.
+        """
+        names = None
+        if tasks is not None:
+            if isinstance(tasks, (str, Task)):
+                raise TypeError(f"tasks is a list of tasks or their names, not {tasks!r}")
+            names = [_task_name(task) for task in tasks]
+        made = checked_mirror(
+            table,
+            key=key,
+            from_arg=from_arg,
+            status=status,
+            error=error,
+            ended_at=ended_at,
+            values=values,
+            tasks=names,
+            url=None if url == self.url else url,
+        )
+        if made in self.mirrors:
+            return  # by a module that is loaded twice
+        mirrors = [*self.mirrors, made]
+        found = {name: self._mirror_of(task, mirrors) for name, task in self.tasks.items()}
+        self.mirrors = mirrors
+        for name, one in found.items():
+            self.tasks[name].mirror = one
+
+    @staticmethod
+    def _mirror_of(task: Task[..., Any], mirrors: Sequence[Mirror]) -> Mirror | None:
+        found = [one for one in mirrors if one.applies_to(task.name, task.arguments.signature)]
+        if len(found) > 1:
+            raise ConfigurationError(
+                f"task {task.name} has two mirrors, of {found[0].table} and of {found[1].table}:"
+                " a job is mirrored in one row; narrow them with tasks="
+            )
+        return found[0] if found else None
 
     def find_task(self, name: str) -> Task[..., Any]:
         """The task of that name. Raises UnknownTask, naming near ones."""
@@ -224,6 +296,24 @@ class App:
 
     ahealth = twin(health)
 
+    def check_mirrors(self, *, dry_run: bool = False, limit: int | None = None) -> MirrorCheck:
+        """Compare each mirrored row with its newest job and, unless `dry_run`, repair it.
+
+        `limit`: at most so many rows, of the newest jobs. A row that is not there is only told
+        of. Reads every row by itself; repairs wait up to 15 s in all. Raises LedgerError.
+        """
+        if limit is not None and limit < 0:
+            raise ValueError(f"a limit is a number of rows from 0, not {limit}")
+        checker = Checker(self.database, self.mirror_urls)
+        return checker.check(dry_run=dry_run, limit=limit)
+
+    acheck_mirrors = twin(check_mirrors)
+
+    @property
+    def mirror_urls(self) -> dict[str, str]:
+        """The other databases with mirrored rows, by what jobs' rows call them."""
+        return {one.database: one.url for one in self.mirrors if one.database and one.url}
+
     def migrate(self) -> tuple[str | None, str]:
         """Create or upgrade the schema; the revisions before (None: there was none) and after."""
         return ledger.migrate.upgrade(self.database)
@@ -232,6 +322,14 @@ class App:
         """Close the ledger's connections. They open again when they are needed."""
         if "database" in self.__dict__:
             self.database.close()
+
+
+def _task_name(task: object) -> str:
+    if isinstance(task, Task):
+        return task.name
+    if isinstance(task, str):
+        return task
+    raise TypeError(f"tasks are named by a text or given as they are, not {task!r}")
 
 
 def _same_function(one: Callable[..., Any], other: Callable[..., Any]) -> bool:

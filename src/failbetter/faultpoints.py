@@ -20,6 +20,7 @@ POINTS = frozenset(
         "after_commit",
         "in_hand_back",
         "in_tick",
+        "before_delivered",
     }
 )
 

@@ -12,12 +12,15 @@ from failbetter.lifecycle.states import State
 
 if TYPE_CHECKING:
     from failbetter.ledger.database import Database
+    from failbetter.ledger.outbox import Waiting
 
 Status = Literal["pass", "warn", "fail"]
 _ORDER: list[Status] = ["pass", "warn", "fail"]
 _COUNTED = [State.PENDING, State.RUNNING, State.FAILED]
 # Counting costs what there is to count, and a health check must stay cheap when things go badly.
 _MOST = 1_000
+# Seconds within which a mirrored row follows its job.
+_MIRROR_BOUND = 5.0
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -77,6 +80,7 @@ def _findings(database: Database) -> list[Finding]:
         workers = ledger.registry.all_workers(tx)
         counts = ledger.reads.counts_by(tx, _COUNTED, _MOST + 1)
         oldest = ledger.reads.oldest_due(tx, now)
+        outbox = ledger.outbox.waiting(tx, _MOST + 1)
     silent = [
         worker
         for worker in workers
@@ -104,4 +108,18 @@ def _findings(database: Database) -> list[Finding]:
                 f"lease expired: {names}; their jobs are handed back by the next sweep",
             )
         )
+    if outbox.count:
+        found.append(_mirror(outbox, now))
     return found
+
+
+def _mirror(outbox: Waiting, now: int) -> Finding:
+    age = 0.0 if outbox.since is None else max(now - outbox.since, 0) / 1e6
+    more = f"more than {_MOST:,} " if outbox.count > _MOST else ""
+    why = "" if outbox.error is None else f"; the last error: {outbox.error}"
+    return Finding(
+        "mirror",
+        "warn" if age > _MIRROR_BOUND else "pass",
+        {"waiting": min(outbox.count, _MOST), "oldest_seconds": age},
+        f"{more}mirrored rows that do not say yet what their job does{why}",
+    )

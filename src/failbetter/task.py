@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import inspect
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
@@ -12,7 +11,7 @@ import msgspec
 from failbetter import ledger
 from failbetter.durations import Duration, micros, moment, seconds
 from failbetter.lifecycle.policy import Policy
-from failbetter.limits import KEY_LENGTH
+from failbetter.limits import bounded_key
 from failbetter.payload import Arguments
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from failbetter.app import App
     from failbetter.job import Job
     from failbetter.ledger.enqueue import NewJob
+    from failbetter.mirror.options import Mirror
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -59,6 +59,8 @@ class Task(Generic[P, R]):
         self.is_async = inspect.iscoroutinefunction(function)
         self.arguments = Arguments(function, name, max_payload)
         self._policy_json = options.policy.to_json()
+        self.mirror: Mirror | None = None
+        """What `App.mirror` says of the rows that follow its jobs, if it does."""
         self._tags = msgspec.json.encode(options.tags).decode() if options.tags else None
         self.__doc__ = function.__doc__
         self.__name__ = name
@@ -121,18 +123,17 @@ class Task(Generic[P, R]):
         value = which(*args, **kwargs)
         return None if value is None else bounded_key(f"{self.name}:{key_text(value)}")
 
+    def _mirrored(
+        self, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> tuple[str, str] | tuple[None, None]:
+        if self.mirror is None:
+            return None, None
+        return self.mirror.of(self.name, self.arguments.signature, args, kwargs)
+
 
 def key_text(value: object) -> str:
     """A key as text. Raises TypeError for what is no JSON value."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
-def bounded_key(key: str) -> str:
-    """A key that fits its column: a long one keeps its beginning and a hash of the whole."""
-    if len(key) <= KEY_LENGTH:
-        return key
-    digest = hashlib.sha256(key.encode()).hexdigest()[:32]
-    return f"{key[: KEY_LENGTH - 33]}#{digest}"
 
 
 class Call(Generic[P, R]):
@@ -224,6 +225,7 @@ class Call(Generic[P, R]):
             if options.subject is None
             else bounded_key(key_text(options.subject(*args, **kwargs))),
             task._tags,
+            *task._mirrored(args, kwargs),
         )
 
     def _insert(self, new: list[NewJob]) -> list[Job]:

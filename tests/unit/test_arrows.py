@@ -32,7 +32,7 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"ledger"}),
     frozenset({"running"}),  # the handle in a body; the worker's child sets it
     frozenset({"job"}),  # the handle from outside
-    frozenset({"recovery", "triage", "holds", "health"}),
+    frozenset({"recovery", "triage", "holds", "health", "mirror"}),
     FRONT,
     frozenset({"__init__"}),
     frozenset({"worker", "engines"}),  # what runs an App's bodies knows it; the App knows no runner

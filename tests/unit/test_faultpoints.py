@@ -66,4 +66,5 @@ def test_the_points_that_the_fault_tests_know() -> None:
         "after_commit",
         "in_hand_back",
         "in_tick",
+        "before_delivered",
     } == faultpoints.POINTS

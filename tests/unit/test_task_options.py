@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from failbetter import App, ConfigurationError, UnknownTask
-from failbetter.ledger.schema import KEY_LENGTH
+from failbetter.limits import KEY_LENGTH, bounded_key
 from failbetter.lifecycle.policy import Policy
-from failbetter.task import bounded_key, key_text
+from failbetter.task import key_text
 
 
 @pytest.fixture

@@ -11,9 +11,37 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from failbetter.ledger import acts, claims, database, enqueue, joining, migrate, reads, registry
+    from failbetter.ledger import (
+        acts,
+        claims,
+        database,
+        elsewhere,
+        enqueue,
+        joining,
+        kinds,
+        migrate,
+        mirrors,
+        outbox,
+        reads,
+        registry,
+        turns,
+    )
 
-__all__ = ["acts", "claims", "database", "enqueue", "joining", "migrate", "reads", "registry"]
+__all__ = [
+    "acts",
+    "claims",
+    "database",
+    "elsewhere",
+    "enqueue",
+    "joining",
+    "kinds",
+    "migrate",
+    "mirrors",
+    "outbox",
+    "reads",
+    "registry",
+    "turns",
+]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -172,6 +172,12 @@ class CoreTx(CallersTx):
         given = [dict(zip(statement.order, row, strict=True)) for row in rows]
         return int(self._execute(statement, given).rowcount)
 
+    def untyped(self, value: object) -> object:
+        # This driver asks the server for the types, and then takes no text for a number.
+        if self._connection.dialect.driver == "asyncpg":
+            return value
+        return super().untyped(value)
+
     def rows(self, statement: Prepared, *values: object) -> list[tuple[Any, ...]]:
         given = dict(zip(statement.order, values, strict=True))
         return [tuple(row) for row in self._execute(statement, given)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 from sqlalchemy import select, text
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import TextClause
     from sqlalchemy.engine.interfaces import Dialect
 
+    from failbetter.ledger.database import Database
     from failbetter.ledger.kinds import Tx
 
 Value: TypeAlias = str | int | bool | None
@@ -114,17 +115,18 @@ def _moment(micros: int, dialect: str) -> str:
     return f"{plain}+00:00" if dialect == "postgresql" else plain
 
 
+_seen = (
+    jobs.c.id,
+    jobs.c.fence,
+    jobs.c.state,
+    jobs.c.reason,
+    jobs.c.ended_at,
+    jobs.c.error_type,
+    jobs.c.error_message,
+    jobs.c.mirror,
+)
 NEWEST = Prepared(
-    select(
-        jobs.c.id,
-        jobs.c.fence,
-        jobs.c.state,
-        jobs.c.reason,
-        jobs.c.ended_at,
-        jobs.c.error_type,
-        jobs.c.error_message,
-        jobs.c.mirror,
-    )
+    select(*_seen)
     .where(jobs.c.mirror_key == b("key"))
     .order_by(jobs.c.id.desc())
     .limit(ONE)
@@ -139,8 +141,26 @@ _decode = msgspec.json.Decoder(Spec).decode
 def newest(tx: Tx, key: str) -> Seen | None:
     """The newest job of a mirrored row; None: there is none, or its mirror cannot be read."""
     row = tx.row(NEWEST, key)
-    if row is None:
-        return None
+    return None if row is None else _to_seen(row)
+
+
+def page(database: Database, below: int | None, size: int) -> list[tuple[int, str, Seen | None]]:
+    """The newest job of each mirrored row: id, mirror key and what it says; newest first, by id.
+
+    None: its mirror cannot be read.
+    """
+    newer = jobs.alias("newer")
+    is_older = (
+        select(ONE).where(newer.c.mirror_key == jobs.c.mirror_key, newer.c.id > jobs.c.id).exists()
+    )
+    statement = select(jobs.c.mirror_key, *_seen).where(jobs.c.mirror_key.is_not(None), ~is_older)
+    if below is not None:
+        statement = statement.where(jobs.c.id < below)
+    rows = database.query(statement.order_by(jobs.c.id.desc()).limit(size))
+    return [(row[1], row[0], _to_seen(tuple(row)[1:])) for row in rows]
+
+
+def _to_seen(row: tuple[Any, ...]) -> Seen | None:
     try:
         spec = _decode(row[-1])
     except msgspec.MsgspecError:
@@ -153,17 +173,17 @@ def table_name(table: str, dialect: Dialect) -> str:
     return ".".join(dialect.identifier_preparer.quote(part) for part in table.split("."))
 
 
+def update_text(table: str, key: str, columns: Sequence[str], dialect: Dialect) -> TextClause:
+    """The statement that writes a row; its parameters: c0_, c1_, … as the columns, and key_."""
+    quote = dialect.identifier_preparer.quote
+    values = ", ".join(f"{quote(name)} = :c{at}_" for at, name in enumerate(columns))
+    return text(f"UPDATE {table_name(table, dialect)} SET {values} WHERE {quote(key)} = :key_")
+
+
 @functools.cache
-def update_of(table: str, key: str, columns: tuple[str, ...]) -> Prepared:
-    """The statement that writes a row: its columns in that order, then the key."""
-
-    def made(dialect: Dialect) -> TextClause:
-        quote = dialect.identifier_preparer.quote
-        values = ", ".join(f"{quote(name)} = :c{at}_" for at, name in enumerate(columns))
-        return text(f"UPDATE {table_name(table, dialect)} SET {values} WHERE {quote(key)} = :key_")
-
+def _update(table: str, key: str, columns: tuple[str, ...]) -> Prepared:
     order = " ".join([*(f"c{at}" for at in range(len(columns))), "key"])
-    return Prepared(lambda kind: made(kind.engine.dialect), order)
+    return Prepared(lambda kind: update_text(table, key, columns, kind.engine.dialect), order)
 
 
 def write(tx: Tx, key: str, seen: Seen) -> bool:
@@ -173,7 +193,7 @@ def write(tx: Tx, key: str, seen: Seen) -> bool:
     """
     for _ in range(_LOOKS):
         spec = seen.spec
-        statement = update_of(spec.table, spec.key, spec.columns)
+        statement = _update(spec.table, spec.key, spec.columns)
         if not tx.guarded(statement, *seen.values(tx.kind.name), spec.value):
             return False
         # Only now is the row ours: who had it before may have moved the job, or made a newer one.

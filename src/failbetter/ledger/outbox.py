@@ -92,7 +92,9 @@ HASTEN = Prepared(
     ),
     "next_at now limit",
 )
-COUNT = Prepared(select(func.count(), func.min(outbox.c.since)).select_from(outbox))
+# Ids sort by time: the oldest are among the first.
+_first = select(outbox.c.since).order_by(outbox.c.job_id).limit(b("limit")).offset(ZERO).subquery()
+COUNT = Prepared(select(func.count(), func.min(_first.c.since)).select_from(_first), "limit")
 LAST_ERROR = Prepared(
     select(outbox.c.error)
     .where(outbox.c.error.is_not(null()))
@@ -100,7 +102,7 @@ LAST_ERROR = Prepared(
     .limit(ONE)
     .offset(ZERO)
 )
-HOLDS = Prepared(select(outbox.c.job_id).where(_this), "id")
+ERROR_OF = Prepared(select(outbox.c.error).where(_this), "id")
 
 
 def put(tx: Tx, number: int, error: str | None = None) -> None:
@@ -138,9 +140,9 @@ def hasten(tx: Tx, limit: int) -> int:
     return tx.run(HASTEN, now, now, limit)
 
 
-def waiting(tx: Tx) -> Waiting:
-    """How much waits, since when, and the last error."""
-    row = tx.row(COUNT)
+def waiting(tx: Tx, limit: int) -> Waiting:
+    """How much waits, since when, and the last error; of more than `limit`, so many are counted."""
+    row = tx.row(COUNT, limit)
     count, since = row or (0, None)
     error = tx.row(LAST_ERROR) if count else None
     return Waiting(count, since, None if error is None else error[0])
@@ -148,4 +150,10 @@ def waiting(tx: Tx) -> Waiting:
 
 def holds(tx: Tx, number: int) -> bool:
     """Whether the job's row is still to be written."""
-    return tx.row(HOLDS, number) is not None
+    return tx.row(ERROR_OF, number) is not None
+
+
+def error_of(tx: Tx, number: int) -> str | None:
+    """Why the job's row could not be written yet."""
+    row = tx.row(ERROR_OF, number)
+    return None if row is None else row[0]

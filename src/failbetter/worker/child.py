@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
             app.schema,
             code,
             sorted(app.tasks),
+            app.mirror_urls if app.mirrors else None,
         )
     )
     # The board is the supervisor's to make, which it can only once it knows the ledger.

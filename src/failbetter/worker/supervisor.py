@@ -25,6 +25,7 @@ from failbetter.fleet import describe_process
 from failbetter.ledger import claims, registry
 from failbetter.ledger.database import Database
 from failbetter.recovery import Sweeper
+from failbetter.worker.delivery import Delivery
 from failbetter.worker.desk import Desk
 from failbetter.worker.evidence import describe_exit, exit_text
 from failbetter.worker.hall import Hall
@@ -86,6 +87,7 @@ class Supervisor:
         self._lock: WorkerLock
         self._wake: socket.socket | None = None
         self._hello: Hello | None = None
+        self._delivery: Delivery | None = None
 
     # -- beginning
 
@@ -176,13 +178,11 @@ class Supervisor:
 
     def _open_ledger(self, hello: Hello) -> None:
         settings = self._settings
-        folder = None if hello.fleet_folder is None else Path(hello.fleet_folder)
-        self._database = Database(
-            hello.url, durable=hello.durable, fleet_folder=folder, schema=hello.schema
-        )
+        self._database = self._make_database(hello)
         self._database.ensure_schema()
         self._database.listen()
         self._enlist(hello)
+        self._deliver_mirrors(hello)
         queues = ", ".join(settings.queues) or "all"
         _logger.info(
             "worker %s: %d processes, %d bodies each, queues: %s, ledger %s",
@@ -192,6 +192,19 @@ class Supervisor:
             queues,
             self._database.name,
         )
+
+    @staticmethod
+    def _make_database(hello: Hello) -> Database:
+        folder = None if hello.fleet_folder is None else Path(hello.fleet_folder)
+        return Database(hello.url, durable=hello.durable, fleet_folder=folder, schema=hello.schema)
+
+    def _deliver_mirrors(self, hello: Hello) -> None:
+        if hello.mirrors is None:
+            return
+        if self._delivery is None:
+            self._delivery = Delivery(self._make_database(hello), hello.mirrors)
+        else:
+            self._delivery.know(hello.mirrors)
 
     def _enlist(self, hello: Hello) -> None:
         """Take the lock, make the board, register: in this order, so that none is believed dead."""
@@ -306,6 +319,7 @@ class Supervisor:
             try:
                 self._desk.describe(hello.code, hello.tasks)
                 self._hello = hello
+                self._deliver_mirrors(hello)
             except LedgerError as error:
                 _logger.warning("could not note the new code version: %s", error)
 
@@ -622,6 +636,8 @@ class Supervisor:
                 break
             self._selector.select(0.01)
         self._kill_all("stop")
+        if self._delivery is not None:
+            self._delivery.stop()
         if self._desk.must_write:
             return  # what could not be written is settled by a sweep, which needs row and board
         try:

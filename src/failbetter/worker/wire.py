@@ -41,6 +41,8 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
     schema: str | None
     code: str
     tasks: list[str]
+    mirrors: dict[str, str] | None = None
+    """The other databases with mirrored rows: name to URL; None: the app has no mirrors."""
 
 
 class Unready(msgspec.Struct, array_like=True, frozen=True, tag="unready"):
