@@ -21,7 +21,16 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 # What this folder answers for. Other pages of docs/ are generated, or have tests of their own.
-RUN = ("README.md", "docs/index.md", "docs/start.md", "docs/tasks.md", "docs/operate.md")
+RUN = (
+    "README.md",
+    "docs/index.md",
+    "docs/start.md",
+    "docs/tasks.md",
+    "docs/operate.md",
+    "docs/databases.md",
+)
+# The page whose app finds its ledger on a server, by the environment.
+ON_A_SERVER = "docs/databases.md"
 
 _FENCE = re.compile(r"^(`{3,})(\w*)\s*$")
 _NOT_RUN = re.compile(r"^\*Not run by our tests: (.+)\*$")

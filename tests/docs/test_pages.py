@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.docs.pages import ROOT, RUN, agrees, blocks, commands, pages, prose
+from tests.docs.pages import ON_A_SERVER, ROOT, RUN, agrees, blocks, commands, pages, prose
+from tests.servers.postgres import shared_server
 
 HERE = Path(__file__).parent
 
@@ -18,11 +19,14 @@ Running = Callable[[str], "subprocess.Popen[str]"]
 
 def start(page: Path, folder: Path) -> subprocess.Popen[str]:
     """Begin to run a page in the folder, with the programs of this environment."""
+    more = {}
+    if page == ROOT / ON_A_SERVER:
+        more["DATABASE_URL"] = shared_server().new_database()
     search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.Popen(
         [sys.executable, "-W", "error::DeprecationWarning", str(HERE / "runner.py"), str(page)],
         cwd=folder,
-        env=os.environ | {"PATH": search, "COLUMNS": "100", "TZ": "UTC"},
+        env=os.environ | {"PATH": search, "COLUMNS": "100", "TZ": "UTC"} | more,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
