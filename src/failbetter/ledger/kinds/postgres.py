@@ -375,6 +375,11 @@ class PostgresWriter(Writer):
         self._connection = connection
         self._kind = kind
         connection.adapters.register_dumper(str, _Text)
+# A prepared statement's plan is kept until the server next gathers statistics, which takes a minute
+# or more. Made while the table was small, it would go through all of it when it no longer is.
+_BY_SEEKS = "".join(
+    f"; SET LOCAL enable_{way} = off" for way in ("seqscan", "hashjoin", "mergejoin")
+)
         connection.adapters.register_dumper(_Untyped, _UntypedText)
         connection.prepare_threshold = 5
         row = connection.execute(_HELLO).fetchone()
@@ -412,7 +417,7 @@ class PostgresWriter(Writer):
         self.tx.lock_limit = int(timeout * 1000)
         self._connection.execute(
             "BEGIN ISOLATION LEVEL READ COMMITTED;"
-            f" SET LOCAL lock_timeout = {self.tx.lock_limit}" + sync
+            f" SET LOCAL lock_timeout = {self.tx.lock_limit}" + _BY_SEEKS + sync
         )
 
     def commit(self) -> None:
