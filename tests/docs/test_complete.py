@@ -13,6 +13,7 @@ from tests.docs.pages import DOCS, ROOT, pages, prose
 import failbetter
 from failbetter.app import _LATER
 from failbetter.lifecycle.policy import Policy
+from failbetter.lifecycle.public import _SENTENCES
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`[^`\n]+`")
@@ -109,6 +110,12 @@ def test_every_option_of_a_task_is_documented_with_its_default() -> None:
 def test_every_option_that_does_nothing_yet_is_named() -> None:
     text = (DOCS / "tasks.md").read_text("utf-8").partition("## Accepted but not")[2]
     assert [each for each in sorted(_LATER) if f"`{each}`" not in text] == []
+
+
+def test_what_users_are_told_is_on_the_page() -> None:
+    text = (DOCS / "tasks.md").read_text("utf-8").partition("## Keep a row")[2]
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| ([^.]+\.)", text, re.MULTILINE)
+    assert {(state, reason): said for state, reason, said in rows} == dict(_SENTENCES)
 
 
 def test_every_page_can_be_found_from_the_index() -> None:

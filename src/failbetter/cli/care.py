@@ -42,10 +42,16 @@ def health(where: Where, form: Form) -> int:
 
 def _shown(observed: Any) -> str:
     if isinstance(observed, dict):
-        return ", ".join(f"{number:,} {name}" for name, number in observed.items())
+        return ", ".join(_counted(name, number) for name, number in observed.items())
     if isinstance(observed, float):
         return texts.span(observed)
     return "-" if observed is None else texts.one_line(str(observed))
+
+
+def _counted(name: str, number: Any) -> str:
+    if name.endswith("_seconds"):
+        return f"{name.removesuffix('_seconds')} {texts.span(number)}"
+    return f"{number:,} {name}"
 
 
 def migrate(

@@ -23,6 +23,10 @@ STYLES = {
     "pass": "green",
     "warn": "yellow",
     "fail": "red",
+    "repaired": "green",
+    "differs": "red",
+    "missing": "red",
+    "unknown": "yellow",
 }
 
 # Fewer characters than these tell nothing.

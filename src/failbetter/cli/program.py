@@ -10,7 +10,17 @@ import typer
 import typer.main
 
 import failbetter
-from failbetter.cli import care, enqueue, failed, jobs, opening, output, problems, starting
+from failbetter.cli import (
+    care,
+    enqueue,
+    failed,
+    jobs,
+    mirror,
+    opening,
+    output,
+    problems,
+    starting,
+)
 from failbetter.cli.parameters import Form, Where, before, command, new_group
 
 program = new_group("Background jobs that fail better.")
@@ -46,6 +56,7 @@ command(program, "worker")(starting.worker)
 program.add_typer(jobs.group, name="jobs")
 program.add_typer(failed.group, name="failed")
 command(program, "enqueue")(enqueue.enqueue)
+program.add_typer(mirror.group, name="mirror")
 command(program, "migrate")(care.migrate)
 command(program, "health")(care.health)
 command(program, "demo")(starting.demo)
