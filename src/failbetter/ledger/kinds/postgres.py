@@ -362,6 +362,11 @@ _HELLO = (
     # Every statement here is short, whatever the planner fears: compiling one takes far longer.
     " FROM set_config('jit', 'off', false)"
 )
+# A prepared statement's plan is kept until the server next gathers statistics, which takes a minute
+# or more. Made while the table was small, it would go through all of it when it no longer is.
+_BY_SEEKS = "".join(
+    f"; SET LOCAL enable_{way} = off" for way in ("seqscan", "hashjoin", "mergejoin")
+)
 _CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
 
@@ -375,11 +380,6 @@ class PostgresWriter(Writer):
         self._connection = connection
         self._kind = kind
         connection.adapters.register_dumper(str, _Text)
-# A prepared statement's plan is kept until the server next gathers statistics, which takes a minute
-# or more. Made while the table was small, it would go through all of it when it no longer is.
-_BY_SEEKS = "".join(
-    f"; SET LOCAL enable_{way} = off" for way in ("seqscan", "hashjoin", "mergejoin")
-)
         connection.adapters.register_dumper(_Untyped, _UntypedText)
         connection.prepare_threshold = 5
         row = connection.execute(_HELLO).fetchone()
