@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from failbetter import App, ConfigurationError, UnknownTask
-from failbetter.limits import KEY_LENGTH, bounded_key
 from failbetter.lifecycle.policy import Policy
+from failbetter.limits import KEY_LENGTH, bounded_key
 from failbetter.task import key_text
 
 
