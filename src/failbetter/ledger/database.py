@@ -107,6 +107,10 @@ class Database:
         On a server it is the server's, as last compared with this host's steady clock: hosts
         whose clocks differ agree on it, and a clock that is set meanwhile does not move it.
         """
+        if not self.kind.knows_time:
+            # Out of reach: this host's own time has to do.
+            with contextlib.suppress(LedgerError), self.look():
+                pass
         return self.kind.now()
 
     @contextlib.contextmanager
@@ -238,16 +242,6 @@ class Database:
                 self._roll_back(writer)
                 raise
 
-    def set_clock(self) -> None:
-        """Compare this host's clock with the ledger's."""
-        with self._lock, self.translated():
-            writer = self._own_writer()
-            try:
-                writer.set_clock()
-            except BaseException:
-                self._roll_back(writer)
-                raise
-
     # -- reading
 
     def query(self, statement: Select[Any]) -> Sequence[Any]:
@@ -255,6 +249,10 @@ class Database:
         self.ensure_schema()
         with self.translated(), self.engine.connect() as connection:
             return connection.execute(statement).all()
+
+    def let_go_of_reads(self) -> None:
+        """Close the connections that are kept for queries. The next one opens another."""
+        self.engine.dispose()
 
     # -- schema
 

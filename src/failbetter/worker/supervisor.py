@@ -180,6 +180,7 @@ class Supervisor:
         settings = self._settings
         self._database = self._make_database(hello)
         self._database.ensure_schema()
+        self._database.let_go_of_reads()
         self._database.listen()
         self._enlist(hello)
         self._deliver_mirrors(hello)

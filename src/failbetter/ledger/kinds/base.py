@@ -191,10 +191,6 @@ class Writer(ABC):
         """Hear of what others write, where a database tells."""
         return
 
-    def set_clock(self) -> None:
-        """Compare this host's clock with the ledger's, where that has one of its own."""
-        return
-
 
 class Kind(ABC):
     """One ledger's database, of one kind."""
@@ -221,7 +217,8 @@ class Kind(ABC):
         self.url = url
         self.durable = durable
         self.schema = schema
-        self.shown = url.render_as_string(hide_password=True)
+        secret = {"password": "***"} if "password" in url.query else {}
+        self.shown = url.update_query_dict(secret).render_as_string(hide_password=True)
         """The database's name as it may be shown: without a password."""
 
     # -- connecting
@@ -249,6 +246,11 @@ class Kind(ABC):
     @abstractmethod
     def now(self) -> int:
         """The ledger's time, in microseconds since the epoch, as far as it is known here."""
+
+    @property
+    def knows_time(self) -> bool:
+        """Whether that is known: a server's time only once it was connected to."""
+        return True
 
     @contextlib.contextmanager
     @abstractmethod

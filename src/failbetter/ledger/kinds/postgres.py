@@ -50,6 +50,8 @@ _GLANCE = 0.5
 # A listener that hears nothing looks for itself this often: for jobs that callers' own
 # transactions brought, and where a pooler between drops notifications.
 _LOOK_EVERY = 0.5
+# Microseconds after which the server's clock is looked at again.
+_COMPARE_EVERY = 60_000_000
 # From so many rows on, all in one statement is faster than one by one.
 _FEW = 4
 # The key of the advisory lock under which the schema is changed.
@@ -78,7 +80,7 @@ class Postgres(Kind):
                 " is psycopg 3 (your application may use another driver beside it)"
             )
         super().__init__(url, durable=durable, schema=schema)
-        self._clock = Clock()
+        self.clock = Clock()
         self._texts: Texts | None = None
         query = dict(url.query)
         if "target_session_attrs" not in query:
@@ -96,6 +98,8 @@ class Postgres(Kind):
             "application_name": "failbetter",
             **arguments,
         }
+        if "prepare_threshold" in arguments:
+            self._arguments["prepare_threshold"] = _threshold(arguments["prepare_threshold"])
         self.engine = sqlalchemy.create_engine(
             url,
             connect_args=dict(self._arguments),
@@ -134,13 +138,14 @@ class Postgres(Kind):
             )
         if self._texts is None:
             self._texts = Texts(self, self._dialect, self.schema or schema)
-        self._clock.set(now)
-
-    def set_clock(self, now: int) -> None:
-        self._clock.set(now)
+        self.clock.set(now)
 
     def now(self) -> int:
-        return self._clock.now()
+        return self.clock.now()
+
+    @property
+    def knows_time(self) -> bool:
+        return self.clock.is_set
 
     def fleet_folder(self) -> Path:
         """A folder of this user's own on this host, by what the URL says, its password aside."""
@@ -243,19 +248,55 @@ _refused = re.compile(
 ).search
 
 
+def _threshold(text: str) -> int | None:
+    """After how many uses a statement is prepared on the server; `none`: never, for poolers."""
+    if text.lower() == "none":
+        return None
+    if not text.isdigit():
+        raise ConfigurationError(
+            f"prepare_threshold in the ledger's URL is a whole number or none, not {text!r}"
+        )
+    return int(text)
+
+
+# Steady, and where there is one it goes on while the machine sleeps.
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 class Clock:
-    """The server's clock, told by this host's monotonic one since they were last compared."""
+    """The server's clock, told by this host's steady one since they were last compared.
+
+    Times in microseconds. Until they are compared it is this host's own time.
+    """
 
     def __init__(self) -> None:
         self._offset: int | None = None
+        self._compared = 0
+
+    @property
+    def is_set(self) -> bool:
+        """Whether they were ever compared."""
+        return self._offset is not None
+
+    @property
+    def is_old(self) -> bool:
+        """Whether they should be compared anew, as no two clocks go alike."""
+        return _steady() - self._compared > _COMPARE_EVERY
 
     def set(self, now: int) -> None:
-        self._offset = now - time.monotonic_ns() // 1000
+        """It is `now` on the server."""
+        self._compared = _steady()
+        self._offset = now - self._compared
 
     def now(self) -> int:
+        """The server's time."""
         if self._offset is None:
             return time.time_ns() // 1000
-        return time.monotonic_ns() // 1000 + self._offset
+        return _steady() + self._offset
+
+
+def _steady() -> int:
+    return time.clock_gettime_ns(_STEADY) // 1000
 
 
 class _Connection(psycopg.Connection[Any]):
@@ -381,7 +422,6 @@ class PostgresWriter(Writer):
         self._kind = kind
         connection.adapters.register_dumper(str, _Text)
         connection.adapters.register_dumper(_Untyped, _UntypedText)
-        connection.prepare_threshold = 5
         row = connection.execute(_HELLO).fetchone()
         assert row is not None
         schema, sync, version, standby, now = row
@@ -411,6 +451,8 @@ class PostgresWriter(Writer):
         return "on" if self._sync == "off" else None
 
     def begin(self, durable: bool, timeout: float) -> None:
+        if self._kind.clock.is_old:
+            self._set_clock()
         wanted = self._wanted(durable)
         sync = "" if wanted is None else f"; SET LOCAL synchronous_commit = {wanted}"
         self._connection.patience = timeout + _SILENCE
@@ -456,6 +498,8 @@ class PostgresWriter(Writer):
     def alone(
         self, statement: Prepared, values: Sequence[object], timeout: float
     ) -> list[tuple[Any, ...]]:
+        if self._kind.clock.is_old:
+            self._set_clock()
         self._limit_waits(timeout)
         self._connection.patience = timeout + _SILENCE
         try:
@@ -509,11 +553,11 @@ class PostgresWriter(Writer):
         self._heard.clear()
         return heard
 
-    def set_clock(self) -> None:
+    def _set_clock(self) -> None:
         self._connection.patience = _SILENCE
         row = self._connection.execute(_CLOCK).fetchone()
         assert row is not None
-        self._kind.set_clock(row[0])
+        self._kind.clock.set(row[0])
 
     def abandon(self) -> None:
         """Nothing: what is kept open in a forked process disturbs its parent in no way."""
