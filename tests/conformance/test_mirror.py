@@ -6,8 +6,10 @@ commit (C6).
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import sqlite3
+import textwrap
 import threading
 import time
 import uuid
@@ -21,9 +23,11 @@ import psycopg
 import pytest
 import sqlalchemy
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from tests.conformance.backends import Backend
 from tests.conformance.kit import Ledger, ending
 from tests.servers.postgres import shared_server
+from tests.unit.processes import other
 
 from failbetter import App, ids
 from failbetter.errors import LedgerError
@@ -351,6 +355,21 @@ def test_types_of_columns(worked: Ledger, app: App, database_url: str, key: str,
     rows.engine.dispose()
 
 
+def test_a_uuid_as_most_libraries_keep_it(
+    worked: Ledger, app: App, database_url: str, backend: Backend
+) -> None:
+    """C1: without hyphens, where the database has no type for it."""
+    if backend.name == "postgresql":
+        pytest.skip("has a type for it")
+    rows = Rows(database_url, key="CHAR(32)")
+    value = uuid.uuid4()
+    rows.add(value.hex)
+    uploads(app, uuid.UUID).enqueue(value)
+    assert rows.status(value.hex) == "pending"
+    assert app.check_mirrors(dry_run=True).right
+    rows.engine.dispose()
+
+
 @pytest.mark.parametrize(
     ("column", "values", "shown"),
     [
@@ -409,6 +428,106 @@ def test_a_drivers_own_connection(rows: Rows, upload: Upload, backend: Backend) 
     connection.commit()
     assert rows.status() == "pending"
     connection.close()
+
+
+def test_a_table_that_does_not_take_it_leaves_the_callers_transaction(
+    rows: Rows, upload: Upload, ledger: Ledger
+) -> None:
+    """C6: what the caller has written, and the job, are one commit all the same."""
+    rows.run("CREATE TABLE orders (id INTEGER)")
+    _drop(rows)
+    with rows.engine.connect() as connection:
+        connection.execute(text("INSERT INTO orders VALUES (1)"))
+        upload.using(connection=connection).enqueue(1)
+        connection.execute(text("INSERT INTO orders VALUES (2)"))
+        connection.commit()
+    assert rows.run("SELECT count(*) FROM orders") == [(2,)]
+    assert len(ledger.rows()) == waiting(ledger) == 1
+    _restore(rows)
+    deliver(upload.app, lambda: waiting(ledger) == 0)
+    assert rows.status() == "pending"
+
+
+def test_a_connection_without_transactions(
+    rows: Rows, upload: Upload, ledger: Ledger, backend: Backend
+) -> None:
+    """No savepoint can be there: the row comes by the outbox."""
+    if backend.name == "sqlite":
+        pytest.skip("has savepoints everywhere")
+    with psycopg.connect(rows.url.replace("+psycopg", ""), autocommit=True) as connection:
+        upload.using(connection=connection).enqueue(1)
+    assert waiting(ledger) == 1
+    deliver(upload.app, lambda: waiting(ledger) == 0)
+    assert rows.status() == "pending"
+
+
+@pytest.mark.parametrize("way", ["connection", "session", "driver"])
+def test_an_async_connection(
+    rows: Rows, upload: Upload, ledger: Ledger, backend: Backend, way: str
+) -> None:
+    """C6: as with any other."""
+    if way == "driver" and backend.name == "sqlite":
+        pytest.skip("no such driver is supported")
+
+    async def work() -> None:
+        if way == "driver":
+            url = rows.url.replace("+psycopg", "")
+            opened: Any = await psycopg.AsyncConnection.connect(url)
+        else:
+            engine = create_async_engine(rows.url.replace("sqlite:", "sqlite+aiosqlite:"))
+            opened = AsyncSession(engine) if way == "session" else engine.connect()
+        async with opened as connection:
+            await upload.using(connection=connection).aenqueue(1)
+            await connection.rollback()
+            assert rows.status() == "new"
+            await upload.using(connection=connection).aenqueue(1)
+            await connection.commit()
+        if way != "driver":
+            await engine.dispose()
+
+    asyncio.run(work())
+    assert rows.status() == "pending"
+    assert waiting(ledger) == 0
+
+
+DJANGO = """
+    import sys
+    import django
+    from django.conf import settings
+    from sqlalchemy import make_url
+    url = make_url(sys.argv[1])
+    sqlite = url.get_backend_name() == "sqlite"
+    settings.configure(DATABASES={"default": {
+        "ENGINE": "django.db.backends." + ("sqlite3" if sqlite else "postgresql"),
+        "NAME": url.database, "USER": url.username, "HOST": url.host, "PORT": url.port,
+        "OPTIONS": {},
+    }})
+    django.setup()
+    from django.db import connection, transaction
+    import failbetter
+    app = failbetter.App(sys.argv[1])
+    app.mirror("images", key="id", from_arg="image", status="status")
+    app.mirror("nowhere", key="id", from_arg="other", status="status")
+    @app.task
+    def upload(image: int) -> None: ...
+    @app.task
+    def lost(other: int) -> None: ...
+    with transaction.atomic():
+        lost.using(connection=connection).enqueue(1)
+        upload.using(connection=connection).enqueue(1)
+    with transaction.atomic():
+        lost.using(connection=connection).enqueue(1)
+    connection.close()
+    print(app.jobs.count(), app.health().findings[-1].observed["waiting"])
+    app.close()
+"""
+
+
+def test_djangos_connection(rows: Rows, app: App) -> None:
+    """C6: and what fails there does not spoil Django's transaction."""
+    with other(textwrap.dedent(DJANGO), rows.url) as process:
+        assert process.hear() == "3 2"
+    assert rows.status() == "pending"
 
 
 def test_an_ending_that_is_undone(worked: Ledger, rows: Rows, upload: Upload) -> None:

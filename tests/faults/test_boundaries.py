@@ -19,10 +19,11 @@ IN_SUPERVISOR = {
     "in_hand_back": "in_hand_back:1",
 }
 IN_CHILD = {"before_body": "before_body:5", "in_body": "in_body:5", "after_body": "after_body:5"}
+IN_COURIER = {"before_delivered"}  # see test_mirror
 
 
 def test_every_point_is_tested() -> None:
-    assert IN_SUPERVISOR.keys() | IN_CHILD.keys() == POINTS
+    assert IN_SUPERVISOR.keys() | IN_CHILD.keys() | IN_COURIER == POINTS
 
 
 def fill(site: Site) -> None:

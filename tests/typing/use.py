@@ -8,7 +8,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 import failbetter
-from failbetter import App, Backoff, Health, Job, Jobs, Outcome, RunningJob, Task
+from failbetter import (
+    App,
+    Backoff,
+    Health,
+    Job,
+    Jobs,
+    MirrorCheck,
+    MirrorRow,
+    Outcome,
+    RunningJob,
+    Task,
+)
 
 app = App("sqlite:///jobs.db", lease="30s", durability="relaxed")
 App("sqlite:///jobs.db", durability="none")  # error: arg-type
@@ -53,6 +64,23 @@ assert_type(upload.using(run_after="5m", queue="q", priority=1).enqueue("a.png")
 assert_type(upload.enqueue_many([("a.png",), {"path": "b.png"}]), list[Job])
 assert_type(upload.name, str)
 assert_type(app.find_task("upload"), Task[..., Any])
+
+app.mirror(
+    "shop.uploads",
+    key="id",
+    from_arg="path",
+    status="status",
+    error="error",
+    ended_at="ended_at",
+    values={"pending": "new", "failed(timeout)": 7, "succeeded": None},
+    tasks=[upload, "nap"],
+    url="sqlite:///shop.db",
+)
+app.mirror("uploads", key="id", from_arg="path")
+app.mirror("uploads", status="status")  # error: call-arg
+app.mirror("uploads", key="id", from_arg="path", values={"failed": 1.5})  # error: dict-item
+assert_type(app.check_mirrors(dry_run=True, limit=5), MirrorCheck)
+assert_type(app.check_mirrors().rows, list[MirrorRow])
 
 upload.enqueue(5)  # error: arg-type
 upload.enqueue()  # error: call-arg

@@ -91,7 +91,7 @@ class Elsewhere:
         dialect = connection.dialect
         statement = update_text(spec.table, spec.key, spec.columns, dialect)
         given = {f"c{at}_": _fit(one, dialect) for at, one in enumerate(row.values(dialect.name))}
-        given["key_"] = _fit(spec.value, dialect)
+        given["key_"], given["also_"] = (_fit(key, dialect) for key in spec.keys)
         try:
             with connection.begin_nested():
                 connection.execute(statement, given)
@@ -113,10 +113,11 @@ class Elsewhere:
             columns = ", ".join(quote(name) for name in spec.columns)
             statement = text(
                 f"SELECT {columns} FROM {table_name(spec.table, dialect)}"
-                f" WHERE {quote(spec.key)} = :key"
+                f" WHERE {quote(spec.key)} IN (:key, :also)"
             )
+            key, also = (_fit(one, dialect) for one in spec.keys)
             try:
-                found = connection.execute(statement, {"key": _fit(spec.value, dialect)})
+                found = connection.execute(statement, {"key": key, "also": also})
             except exc.DBAPIError as error:
                 if error.connection_invalidated:
                     raise

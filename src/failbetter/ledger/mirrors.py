@@ -8,6 +8,7 @@ cannot be written at once, or is in another database, the outbox has it.
 from __future__ import annotations
 
 import functools
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 Value: TypeAlias = str | int | bool | None
 
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 # A transaction waits for so many locked rows; what else it has to write then goes the other way.
 _MOST_REFUSED = 4
 # A row whose job moved while the row was waited for is written again, so many times.
@@ -61,6 +63,17 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
         """The columns that are written."""
         named = (self.status, self.error, self.ended_at)
         return tuple(name for name in named if name is not None)
+
+    @property
+    def keys(self) -> tuple[str | int, str | int]:
+        """The key in the two ways in which it may be kept.
+
+        Where a database has no type for UUIDs, most libraries keep them without their hyphens.
+        """
+        value = self.value
+        if isinstance(value, str) and _UUID.fullmatch(value):
+            return value, value.replace("-", "")
+        return value, value
 
     def to_json(self) -> str:
         """As the job's row keeps it."""
@@ -174,15 +187,16 @@ def table_name(table: str, dialect: Dialect) -> str:
 
 
 def update_text(table: str, key: str, columns: Sequence[str], dialect: Dialect) -> TextClause:
-    """The statement that writes a row; its parameters: c0_, c1_, … as the columns, and key_."""
+    """The statement that writes a row; its parameters: c0_, c1_, … as the columns, key_, also_."""
     quote = dialect.identifier_preparer.quote
     values = ", ".join(f"{quote(name)} = :c{at}_" for at, name in enumerate(columns))
-    return text(f"UPDATE {table_name(table, dialect)} SET {values} WHERE {quote(key)} = :key_")
+    where = f"{quote(key)} IN (:key_, :also_)"
+    return text(f"UPDATE {table_name(table, dialect)} SET {values} WHERE {where}")
 
 
 @functools.cache
 def _update(table: str, key: str, columns: tuple[str, ...]) -> Prepared:
-    order = " ".join([*(f"c{at}" for at in range(len(columns))), "key"])
+    order = " ".join([*(f"c{at}" for at in range(len(columns))), "key", "also"])
     return Prepared(lambda kind: update_text(table, key, columns, kind.engine.dialect), order)
 
 
@@ -194,7 +208,7 @@ def write(tx: Tx, key: str, seen: Seen) -> bool:
     for _ in range(_LOOKS):
         spec = seen.spec
         statement = _update(spec.table, spec.key, spec.columns)
-        if not tx.guarded(statement, *seen.values(tx.kind.name), spec.value):
+        if not tx.guarded(statement, *seen.values(tx.kind.name), *spec.keys):
             return False
         # Only now is the row ours: who had it before may have moved the job, or made a newer one.
         now = newest(tx, key)
