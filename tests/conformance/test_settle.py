@@ -10,7 +10,7 @@ from tests.conformance.kit import NOW, SECOND, Ledger, ending, new_job, unlike
 
 from failbetter.errors import LedgerError
 from failbetter.ledger.claims import Claimed
-from failbetter.ledger.endings import RECORD_RETURN, Error
+from failbetter.ledger.endings import RECORD_RETURN, Error, is_recorded
 from failbetter.lifecycle.policy import Policy
 from failbetter.lifecycle.states import Cause
 
@@ -21,6 +21,18 @@ LATER = NOW + 60 * SECOND
 def claimed(ledger: Ledger, **given: Any) -> Claimed:
     ledger.add(**given)
     return ledger.claim_one()
+
+
+def test_a_loss_is_no_record_of_the_lost_ending(worked: Ledger) -> None:
+    job = claimed(worked)
+    worked.settle(ending(job, Cause.LOST))
+    with worked.database.look() as tx:
+        assert not is_recorded(tx, job.id, job.fence, "worker-1")
+    again = worked.claim_one()
+    worked.settle(ending(again))
+    with worked.database.look() as tx:
+        assert is_recorded(tx, again.id, again.fence, "worker-1")
+        assert not is_recorded(tx, again.id, again.fence, "worker-2")
 
 
 # -- what an ending makes of the row

@@ -146,8 +146,13 @@ RECORD = Prepared(
 )
 # With the row's lock: what is written because the attempt is current is written while it is.
 FENCE_OF = Prepared(select(jobs.c.fence).where(jobs.c.id == b("id")).with_for_update(), "id")
+# Whoever declared a worker lost has recorded that under the worker's name.
 RECORDED = Prepared(
-    select(attempts.c.worker).where(attempts.c.job_id == b("id"), attempts.c.fence == b("fence")),
+    select(attempts.c.worker).where(
+        attempts.c.job_id == b("id"),
+        attempts.c.fence == b("fence"),
+        attempts.c.cause != literal_column(f"'{Cause.LOST}'"),
+    ),
     "id fence",
 )
 

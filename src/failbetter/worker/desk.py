@@ -176,7 +176,8 @@ class Desk:
         if self._failures:
             _logger.warning("the ledger is back; everything that waited is written")
         for one, ending in zip(self._undecided, judged, strict=True):
-            self._log(one.job, ending)
+            if not any(ending is late for late in refused):
+                self._log(one.job, ending)
         for ending in refused:
             _logger.warning(
                 "the late result of attempt %d changed nothing: the job was handed on meanwhile",
