@@ -14,7 +14,7 @@ from sqlalchemy import Connection, event, exc, text
 
 from failbetter.errors import ConfigurationError
 from failbetter.ledger.kinds import as_text, said
-from failbetter.ledger.mirrors import table_name, update_text
+from failbetter.ledger.mirrors import of_key, table_name, update_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
     from sqlalchemy.engine.interfaces import Dialect
 
-    from failbetter.ledger.mirrors import Seen
+    from failbetter.ledger.mirrors import Seen, Spec
 
 # Seconds.
 _CONNECT = 5
@@ -91,7 +91,7 @@ class Elsewhere:
         dialect = connection.dialect
         statement = update_text(spec.table, spec.key, spec.columns, dialect)
         given = {f"c{at}_": _fit(one, dialect) for at, one in enumerate(row.values(dialect.name))}
-        given["key_"], given["also_"] = (_fit(key, dialect) for key in spec.keys)
+        given |= _keys(spec, dialect)
         try:
             with connection.begin_nested():
                 connection.execute(statement, given)
@@ -113,11 +113,10 @@ class Elsewhere:
             columns = ", ".join(quote(name) for name in spec.columns)
             statement = text(
                 f"SELECT {columns} FROM {table_name(spec.table, dialect)}"
-                f" WHERE {quote(spec.key)} IN (:key, :also)"
+                f" WHERE {of_key(spec.key, dialect)}"
             )
-            key, also = (_fit(one, dialect) for one in spec.keys)
             try:
-                found = connection.execute(statement, {"key": key, "also": also})
+                found = connection.execute(statement, _keys(spec, dialect))
             except exc.DBAPIError as error:
                 if error.connection_invalidated:
                     raise
@@ -186,6 +185,14 @@ def _patience(url: URL) -> dict[str, Any]:
         }
         return {name: value for name, value in given.items() if name not in url.query}
     return {}
+
+
+def _keys(spec: Spec, dialect: Dialect) -> dict[str, object]:
+    """The parameters of `of_key`."""
+    # MySQL compares a number with a text as numbers, and can then use no index.
+    as_given = dialect.name not in ("mysql", "mariadb")
+    key, also = (_fit(one, dialect) if as_given else as_text(one) for one in spec.keys)
+    return {"key_": key, "also_": also}
 
 
 def _fit(value: object, dialect: Dialect) -> object:

@@ -186,11 +186,21 @@ def table_name(table: str, dialect: Dialect) -> str:
     return ".".join(dialect.identifier_preparer.quote(part) for part in table.split("."))
 
 
+def of_key(key: str, dialect: Dialect) -> str:
+    """The condition that picks the row by its column `key`; parameters: key_ and also_."""
+    column = dialect.identifier_preparer.quote(key)
+    condition = f"{column} IN (:key_, :also_)"
+    if dialect.name in ("mysql", "mariadb"):
+        # There any text that is no number is equal to the number 0, and '5 apples' to 5.
+        condition += f" AND CAST({column} AS CHAR) IN (:key_, :also_)"
+    return condition
+
+
 def update_text(table: str, key: str, columns: Sequence[str], dialect: Dialect) -> TextClause:
     """The statement that writes a row; its parameters: c0_, c1_, … as the columns, key_, also_."""
     quote = dialect.identifier_preparer.quote
     values = ", ".join(f"{quote(name)} = :c{at}_" for at, name in enumerate(columns))
-    where = f"{quote(key)} IN (:key_, :also_)"
+    where = of_key(key, dialect)
     return text(f"UPDATE {table_name(table, dialect)} SET {values} WHERE {where}")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import insert, or_, update
 
-from failbetter.ledger.prepared import Prepared, b
+from failbetter.ledger.prepared import ZERO, Prepared, b
 from failbetter.ledger.schema import turns
 
 if TYPE_CHECKING:
@@ -32,6 +32,13 @@ FIRST = Prepared(
     "name worker until",
 )
 
+LEAVE = Prepared(
+    update(turns)
+    .values(until=ZERO)
+    .where(turns.c.name == b("name"), turns.c.worker == b("worker")),
+    "name worker",
+)
+
 
 def take(tx: Tx, name: str, worker: int, seconds: float) -> bool:
     """Take the turn, or keep it, for so long; False while another has it."""
@@ -40,3 +47,8 @@ def take(tx: Tx, name: str, worker: int, seconds: float) -> bool:
     return bool(
         tx.run(TAKE, worker, until, name, worker, now) or tx.run(FIRST, name, worker, until)
     )
+
+
+def leave(tx: Tx, name: str, worker: int) -> None:
+    """Give the turn away, if it is still this worker's."""
+    tx.run(LEAVE, name, worker)

@@ -7,6 +7,7 @@ written is what the job is by then, so that to deliver twice, or to die in betwe
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from failbetter import ids, ledger
+from failbetter.errors import LedgerError
 from failbetter.faultpoints import passing
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ _logger = logging.getLogger("failbetter.mirror")
 _BATCH = 100
 # Seconds for which one courier keeps those of other workers from doing the same.
 _TURN = 3.0
+_NAME = "mirror"
 # Seconds a tick waits for its turn to write to the ledger.
 _PATIENCE = 1.0
 # Seconds between two tries of one row, growing, and of one database that is out of reach.
@@ -67,6 +70,7 @@ class Courier:
         self._down: dict[str, float] = {}
         """Databases that are out of reach: when to try them again (monotonic s)."""
         self._until = 0.0
+        """Until when it has the turn (monotonic s); 0: it has not."""
         self.know(urls)
 
     def know(self, urls: Mapping[str, str]) -> None:
@@ -98,8 +102,8 @@ class Courier:
 
     def _take_turn(self, now: float) -> bool:
         with self._database.write(durable=False, timeout=_PATIENCE) as tx:
-            mine = ledger.turns.take(tx, "mirror", self._name, _TURN)
-        self._until = now + _TURN
+            mine = ledger.turns.take(tx, _NAME, self._name, _TURN)
+        self._until = now + _TURN if mine else 0.0
         return mine
 
     def _deliver_here(self, entry: Entry, report: Report) -> Seen | None:
@@ -175,7 +179,11 @@ class Courier:
                         break
 
     def close(self) -> None:
-        """Close the connections to the other databases."""
+        """Let another have the turn; close the connections to the other databases."""
+        if self._until:
+            write = self._database.write(durable=False, timeout=_PATIENCE)
+            with contextlib.suppress(LedgerError), write as tx:
+                ledger.turns.leave(tx, _NAME, self._name)
         for other in self._others.values():
             other.close()
 
