@@ -6,20 +6,27 @@ promise 2: an outage of the store declares nobody dead.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import tempfile
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, LiteralString
 
+import psycopg
 import pytest
 from tests.faults.conftest import migrated
 from tests.faults.harness import Site, accepted_by_others, open_site, wait_until
+from tests.faults.test_store import mounted
+from tests.servers.home import give_away
 from tests.servers.postgres import PostgresServer
+
+import failbetter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.faults.conftest import SideBySide
 
@@ -153,3 +160,134 @@ def failover(site: Site, primary: PostgresServer, standby: PostgresServer) -> No
     site.wait_all_over(60)
     assert health(site) == (0, "pass")
     check_that_all_ran_once(site)
+
+
+# -- the disk
+
+
+class Disk:
+    """A small file system of a ledger's own, apart from the server's log of what it writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._filler = folder / "filler"
+
+    def ledger(self, server: PostgresServer) -> str:
+        """A database on it."""
+        place = self.folder / "tables"
+        place.mkdir()
+        give_away(place)
+        with psycopg.connect(server.dsn, autocommit=True) as link:
+            link.execute(f"CREATE TABLESPACE small LOCATION '{place}'")
+            link.execute("CREATE DATABASE ledger TABLESPACE small")
+        return server.url_of("ledger")
+
+    def fill(self) -> None:
+        """Leave no byte free."""
+        with self._filler.open("wb", buffering=0) as file:
+            for size in (1 << 16, 1 << 12, 1):
+                with contextlib.suppress(OSError):
+                    while file.write(b"x" * size):
+                        pass
+
+    def free(self) -> None:
+        self._filler.unlink()
+
+
+SAY_FULL = """
+CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$;
+CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON failbetter_jobs EXECUTE FUNCTION full_disk();
+"""
+
+
+class SaidDisk:
+    """Where nothing can be mounted: the server says that a disk is full."""
+
+    def ledger(self, server: PostgresServer) -> str:
+        self._url = server.new_database("ledger")
+        return self._url
+
+    def fill(self) -> None:
+        self._run(SAY_FULL)
+
+    def free(self) -> None:
+        self._run("DROP FUNCTION full_disk CASCADE")
+
+    def _run(self, statements: LiteralString) -> None:
+        with psycopg.connect(self._url.replace("+psycopg", ""), autocommit=True) as link:
+            link.execute(statements)
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk | SaidDisk]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # the server's user goes through it
+        mount = mounted(folder / "disk", 32 << 20)
+        try:
+            mount.__enter__()
+        except (subprocess.CalledProcessError, FileNotFoundError) as error:
+            print(f"no small disk can be mounted here: {error}")
+            yield SaidDisk()
+            return
+        try:
+            yield Disk(folder / "disk")
+        finally:
+            mount.__exit__(None, None, None)
+
+
+def test_disk_full(disk: Disk | SaidDisk, tmp_path: Path) -> None:
+    """Producers are told, nothing is half-written, and workers wait until there is space."""
+    with PostgresServer.start(fsync=False) as server:
+        url = disk.ledger(server)
+        migrated(url)
+        with open_site(url, tmp_path) as site:
+            disk_full_for_producers(site, disk)
+            site.drain()
+            disk_full_for_workers(site, disk)
+
+
+def disk_full_for_producers(site: Site, disk: Disk | SaidDisk) -> None:
+    site.enqueue_many("plain", [(n,) for n in range(10)])
+    disk.fill()
+    refused = 0
+    for n in range(2_000):
+        try:
+            site.enqueue("plain", n)
+        except failbetter.LedgerFull:
+            refused += 1
+            if refused == 20:
+                break
+    assert refused == 20
+    assert site.app.jobs.count() == len(site.accepted)
+    with pytest.raises(failbetter.LedgerFull, match="no room left"):
+        site.enqueue_many("plain", [(n,) for n in range(5_000)])
+    with pytest.raises(failbetter.LedgerFull):
+        site.enqueue_many("only", [(f"key {n}",) for n in range(5_000)])
+    assert site.app.jobs.count() == len(site.accepted)
+    disk.free()
+    site.enqueue("plain", 1)
+
+
+def disk_full_for_workers(site: Site, disk: Disk | SaidDisk) -> None:
+    workers = [site.worker(lease=LEASE) for _ in range(2)]
+    held, gate = site.hold(2)
+    for job in held:
+        site.log.wait_for("start", job)
+    others = site.enqueue_many("plain", [(n,) for n in range(3_000)])
+    mortal = site.enqueue("die_at_first", 9, 1)
+    disk.fill()
+    gate.touch()
+    wait_until(lambda: any(worker.said("no room left") for worker in workers), "it to be noticed")
+    # Longer than the lease: nobody may be declared lost for it, nobody may exit.
+    time.sleep(1.5 * LEASE)
+    assert all(worker.alive for worker in workers)
+    disk.free()
+    site.wait_over([*held, *others, mortal])
+    assert {job.row.starts for job in (*held, *others)} == {1}
+    for worker in workers:
+        assert worker.alive
+        assert not worker.said("declared lost|is gone|Traceback")
+        worker.kill()
+    site.check()
