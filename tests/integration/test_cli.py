@@ -171,7 +171,7 @@ def test_no_ledger_and_no_app(ground: Ground, command: tuple[str, ...]) -> None:
         ("sqlite:///junk.db", "not a database", 69),
         ("sqlite://", "in-memory", 78),
         ("nonsense", "is no URL", 78),
-        ("postgresql://bob:hunter2@h/x", "not supported", 78),
+        ("mysql://bob:hunter2@h/x", "not supported", 78),
         ("x://bob:hunter2@h:port/x", "is no URL", 78),
         ("sqlite+nope:///jobs.db", "not supported", 78),
     ],
@@ -214,6 +214,12 @@ def test_a_schema_of_another_version(ground: Ground) -> None:
     ground.run(*LEDGER, "migrate")
     with sqlite3.connect(ground.folder / "jobs.db") as connection:
         connection.execute("UPDATE failbetter_version SET version_num = '9999'")
+    connection.close()
+    usable = ground.run(*LEDGER, "migrate", "--check")
+    assert usable.code == 0
+    assert "schema 9999, newer" in usable.out
+    with sqlite3.connect(ground.folder / "jobs.db") as connection:
+        connection.execute("UPDATE failbetter_notes SET value = '9999'")
     connection.close()
     checked = ground.run(*LEDGER, "migrate", "--check", "--json")
     assert checked.code == 1

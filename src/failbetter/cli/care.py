@@ -87,6 +87,11 @@ def _check(app: failbetter.App, form: Form) -> int:
             problem = str(error)
     if form.json:
         output.document({"schema": revision, "current": problem is None, "problem": problem})
+    elif problem is None and revision != app.database.own_revision:
+        output.line(
+            f"{app.database.name}: schema {revision}, newer than this version of failbetter, which"
+            " can use it"
+        )
     elif problem is None:
         output.line(f"{app.database.name}: schema {revision}, current")
     else:

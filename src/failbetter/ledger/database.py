@@ -256,6 +256,9 @@ class Database:
 
     # -- schema
 
+    own_revision = REVISION
+    """The migration that this version of failbetter was made with."""
+
     def revision(self) -> str | None:
         """The migration the database is at; None when it has no tables of ours."""
         self.fleet  # noqa: B018  # makes sure that the location can be used, with a clear error
