@@ -24,7 +24,7 @@ from tests.servers.proxy import CuttingProxy
 
 from failbetter import ids
 from failbetter.ledger import claims, registry
-from failbetter.ledger.kinds.postgres import channel_of
+from failbetter.ledger.kinds.postgres.connection import channel_of
 from failbetter.ledger.schema import attempts, turns
 
 if TYPE_CHECKING:
@@ -268,8 +268,8 @@ def one_sweeper(site: Site) -> None:
 
 # Looks for nothing on its own for an hour: what it finds, it was told of.
 PATIENT = """
-import failbetter.ledger.kinds.postgres as kind
-kind._LOOK_EVERY = 3600.0
+import failbetter.ledger.kinds.postgres.connection as connection
+connection._LOOK_EVERY = 3600.0
 import failbetter.worker.__main__
 """
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from failbetter.ledger.kinds import postgres
-from failbetter.ledger.kinds.postgres import Clock
+from failbetter.ledger.kinds.postgres import clock
+from failbetter.ledger.kinds.postgres.clock import Clock
 
 HOUR = 3_600_000_000
 
@@ -16,8 +16,8 @@ class Host:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wall = 1_000 * HOUR
         self.steady = 5 * HOUR
-        monkeypatch.setattr(postgres.time, "time_ns", lambda: self.wall * 1000)
-        monkeypatch.setattr(postgres.time, "clock_gettime_ns", lambda _: self.steady * 1000)
+        monkeypatch.setattr(clock.time, "time_ns", lambda: self.wall * 1000)
+        monkeypatch.setattr(clock.time, "clock_gettime_ns", lambda _: self.steady * 1000)
 
 
 @pytest.fixture

@@ -1,47 +1,28 @@
-"""What is particular to PostgreSQL: connecting, waiting, bulk statements, news, errors."""
+"""The writing connection: its transactions and bulk statements, its patience, and the news."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import re
-import stat
-import tempfile
 import time
 from collections import deque
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-import sqlalchemy
-from psycopg import errors
 from psycopg.types.string import StrDumper, StrDumperUnknown
-from sqlalchemy import Column, any_, func
-from sqlalchemy.dialects.postgresql import insert as dialect_insert
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-from sqlalchemy.sql import Insert
 
-from failbetter.errors import (
-    ConfigurationError,
-    LedgerError,
-    LedgerFull,
-    LedgerUnavailable,
-    SchemaMismatch,
-)
-from failbetter.ledger.kinds.base import LOCK_PATIENCE, Kind, Tx, Undone, Writer, as_text, said
-from failbetter.ledger.kinds.postgres_bulk import Bulk, bulk_of
-from failbetter.ledger.prepared import Prepared, Texts
+from failbetter.errors import LedgerUnavailable
+from failbetter.ledger.kinds.base import LOCK_PATIENCE, Tx, Undone, Writer, as_text, said
+from failbetter.ledger.kinds.postgres.bulk import Bulk, bulk_of
+from failbetter.ledger.prepared import Prepared
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from psycopg.abc import PQGen
-    from sqlalchemy import URL, ColumnElement, Connection, Select
-    from sqlalchemy.engine.interfaces import Dialect
 
-OLDEST = 130_000
-CONNECT_TIMEOUT = 5
+    from failbetter.ledger.kinds.postgres.kind import Postgres
+
 # Seconds beyond what may be waited for a lock: a server or a network that says nothing for so
 # long is given up, since a supervisor has children to look after meanwhile.
 _SILENCE = 5.0
@@ -50,256 +31,11 @@ _GLANCE = 0.5
 # A listener that hears nothing looks for itself this often: for jobs that callers' own
 # transactions brought, and where a pooler between drops notifications.
 _LOOK_EVERY = 0.5
-# Microseconds after which the server's clock is looked at again.
-_COMPARE_EVERY = 60_000_000
 # From so many rows on, all in one statement is faster than one by one.
 _FEW = 4
-# The key of the advisory lock under which the schema is changed.
-_MIGRATION = 7_235_409_116_318_522_977
 
 
-class Postgres(Kind):
-    """A database on a PostgreSQL server, 13 or newer."""
-
-    name = "postgresql"
-    driver_errors = (psycopg.Error,)
-    unique_violation = (errors.UniqueViolation,)
-    walks_indexes = True
-    tells_elsewhere = True
-    lock_limit = Prepared(sqlalchemy.text("SELECT current_setting('lock_timeout')"))
-    set_lock_limit = Prepared(
-        sqlalchemy.text("SELECT set_config('lock_timeout', :limit_, true)"), "limit"
-    )
-
-    def __init__(self, url: URL, *, durable: bool, schema: str | None) -> None:
-        if url.drivername == "postgresql":
-            url = url.set(drivername="postgresql+psycopg")
-        if url.drivername != "postgresql+psycopg":
-            raise ConfigurationError(
-                f"a ledger on {url.drivername} is not supported; use postgresql+psycopg://…, which"
-                " is psycopg 3 (your application may use another driver beside it)"
-            )
-        super().__init__(url, durable=durable, schema=schema)
-        self.clock = Clock()
-        self._texts: Texts | None = None
-        query = dict(url.query)
-        if "target_session_attrs" not in query:
-            # Of several hosts in the URL, the one that can be written to.
-            query["target_session_attrs"] = "read-write"
-        dialect: Any = PGDialect_psycopg
-        self._dialect: Dialect = dialect(paramstyle="format")
-        arguments = dialect(paramstyle="format").create_connect_args(url.set(query=query))[1]
-        self._arguments = {
-            "connect_timeout": CONNECT_TIMEOUT,
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 10_000,
-            "application_name": "failbetter",
-            **arguments,
-        }
-        if "prepare_threshold" in arguments:
-            self._arguments["prepare_threshold"] = _threshold(arguments["prepare_threshold"])
-        self.engine = sqlalchemy.create_engine(
-            url,
-            connect_args=dict(self._arguments),
-            pool_size=2,
-            max_overflow=8,
-            pool_pre_ping=True,
-        )
-        if schema is not None:
-            self.engine = self.engine.execution_options(schema_translate_map={None: schema})
-
-    @property
-    def texts(self) -> Texts:  # type: ignore[override]
-        """The statements, with the schema named: they also run on callers' own connections."""
-        assert self._texts is not None, "not connected yet"
-        return self._texts
-
-    def writer(self, folder: Path) -> PostgresWriter:
-        connection = _Connection.connect(autocommit=True, **self._arguments)
-        try:
-            writer = PostgresWriter(connection, self)
-        except BaseException:
-            connection.close()
-            raise
-        return writer
-
-    def found(self, schema: str | None, version: int, standby: bool, now: int) -> None:
-        """What a new connection has found of the server. Raises what makes it of no use."""
-        if version < OLDEST:
-            raise ConfigurationError(
-                f"{self.shown} is PostgreSQL {version // 10_000}; failbetter needs 13 or newer"
-            )
-        if standby:
-            raise LedgerUnavailable(
-                f"{self.shown} is a standby, which cannot be written to; nothing was written",
-                passing=True,
-            )
-        if self._texts is None:
-            self._texts = Texts(self, self._dialect, self.schema or schema)
-        self.clock.set(now)
-
-    def now(self) -> int:
-        return self.clock.now()
-
-    @property
-    def knows_time(self) -> bool:
-        return self.clock.is_set
-
-    def fleet_folder(self) -> Path:
-        """A folder of this user's own on this host, by what the URL says, its password aside."""
-        given = self.url.set(password=None).render_as_string()
-        name = hashlib.sha256(f"{given} {self.schema}".encode()).hexdigest()[:16]
-        top = Path(tempfile.gettempdir()) / f"failbetter-{os.getuid()}"
-        with contextlib.suppress(FileExistsError):
-            top.mkdir(mode=0o700)
-        found = top.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            raise ConfigurationError(
-                f"{top} belongs to another user; say App(fleet_folder=…) or set"
-                " FAILBETTER_FLEET_FOLDER to a folder on this host"
-            )
-        return top / name
-
-    @contextlib.contextmanager
-    def migrating(self, folder: Path) -> Iterator[Connection]:
-        with self.engine.begin() as connection:
-            # Waited for without a limit: whoever has it is at work, or the server ends it.
-            connection.execute(sqlalchemy.select(func.pg_advisory_xact_lock(_MIGRATION)))
-            if self.schema is not None:
-                quoted = self._dialect.identifier_preparer.quote_identifier(self.schema)
-                connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {quoted}")
-                connection.exec_driver_sql(f"SET LOCAL search_path TO {quoted}")
-            yield connection
-
-    # -- statements
-
-    def untyped(self, value: object) -> object:
-        return as_text(value)
-
-    def insert_unless(
-        self, statement: Insert, columns: list[Column[Any]], where: str | None = None
-    ) -> Insert:
-        same = dialect_insert(statement.table).values(dict(statement._values or {}))
-        return same.on_conflict_do_nothing(
-            index_elements=columns, index_where=None if where is None else sqlalchemy.text(where)
-        )
-
-    def among(self, column: ColumnElement[Any], chosen: Select[Any]) -> ColumnElement[bool]:
-        # An array is made once. A plain IN may be planned as a join that runs the limited select
-        # for every row, and then claims more than the limit.
-        return column == any_(func.array(chosen.scalar_subquery()))
-
-    def matches(self, column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
-        escaped = re.sub(r"([\\%_])", r"\\\1", pattern).replace("*", "%")
-        return column.like(escaped)
-
-    def contains(self, column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
-        return func.strpos(column, part) > 0
-
-    # -- errors
-
-    def translate(self, error: BaseException) -> LedgerError:
-        where = self.shown
-        text = " ".join(str(error).split())
-        if isinstance(error, self.unique_violation):
-            return LedgerError(f"{where}: {text}; nothing was written")
-        if isinstance(
-            error, (errors.DiskFull, errors.OutOfMemory, errors.ConfigurationLimitExceeded)
-        ):
-            return LedgerFull(
-                f"the server of {where} has no room left ({text}); nothing was written"
-            )
-        if isinstance(error, (errors.LockNotAvailable, errors.QueryCanceled)):
-            return LedgerUnavailable(
-                f"{where} stayed locked by another program; nothing was written"
-            )
-        if isinstance(error, (errors.DeadlockDetected, errors.SerializationFailure)):
-            return LedgerUnavailable(
-                f"{where} undid the transaction for the sake of another ({text}); nothing was"
-                " written",
-                passing=True,
-            )
-        if isinstance(
-            error, (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName)
-        ):
-            return SchemaMismatch(
-                f"{where} lacks failbetter's tables ({text}); run `failbetter migrate`"
-            )
-        if isinstance(error, errors.InsufficientPrivilege):
-            return LedgerError(f"{where} does not let this user do that ({text})")
-        if isinstance(error, errors.ReadOnlySqlTransaction):
-            return LedgerUnavailable(
-                f"{where} is read-only now, as a standby is; nothing was written", passing=True
-            )
-        if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
-            return LedgerUnavailable(
-                f"{where} is out of reach: {text or type(error).__name__}",
-                passing=not _refused(text),
-            )
-        return LedgerUnavailable(f"{where}: {text}; nothing was written")
-
-
-# What the server says to whom it will never let in. Its other refusals pass: it is starting,
-# stopping, or has no connection left.
-_refused = re.compile(
-    r"authentication failed|pg_hba\.conf|no password supplied|(database|role) .* does not exist"
-).search
-
-
-def _threshold(text: str) -> int | None:
-    """After how many uses a statement is prepared on the server; `none`: never, for poolers."""
-    if text.lower() == "none":
-        return None
-    if not text.isdigit():
-        raise ConfigurationError(
-            f"prepare_threshold in the ledger's URL is a whole number or none, not {text!r}"
-        )
-    return int(text)
-
-
-# Steady, and where there is one it goes on while the machine sleeps.
-_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-class Clock:
-    """The server's clock, told by this host's steady one since they were last compared.
-
-    Times in microseconds. Until they are compared it is this host's own time.
-    """
-
-    def __init__(self) -> None:
-        self._offset: int | None = None
-        self._compared = 0
-
-    @property
-    def is_set(self) -> bool:
-        """Whether they were ever compared."""
-        return self._offset is not None
-
-    @property
-    def is_old(self) -> bool:
-        """Whether they should be compared anew, as no two clocks go alike."""
-        return _steady() - self._compared > _COMPARE_EVERY
-
-    def set(self, now: int) -> None:
-        """It is `now` on the server."""
-        self._compared = _steady()
-        self._offset = now - self._compared
-
-    def now(self) -> int:
-        """The server's time."""
-        if self._offset is None:
-            return time.time_ns() // 1000
-        return _steady() + self._offset
-
-
-def _steady() -> int:
-    return time.clock_gettime_ns(_STEADY) // 1000
-
-
-class _Connection(psycopg.Connection[Any]):
+class BoundedConnection(psycopg.Connection[Any]):
     """A connection that does not wait for ever, whatever the server or the network does."""
 
     patience = _SILENCE
@@ -329,7 +65,7 @@ class _Untyped(str):
 class PostgresTx(Tx):
     """Runs statements on a psycopg connection; many rows at once by arrays, or by COPY."""
 
-    def __init__(self, connection: _Connection, kind: Postgres) -> None:
+    def __init__(self, connection: BoundedConnection, kind: Postgres) -> None:
         self.kind = kind
         self._cursor = connection.cursor()
         self._texts = kind.texts
@@ -417,7 +153,7 @@ class PostgresWriter(Writer):
     tx: PostgresTx
     _opened = 0
 
-    def __init__(self, connection: _Connection, kind: Postgres) -> None:
+    def __init__(self, connection: BoundedConnection, kind: Postgres) -> None:
         self._connection = connection
         self._kind = kind
         connection.adapters.register_dumper(str, _Text)
