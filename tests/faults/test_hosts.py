@@ -319,7 +319,6 @@ time.time_ns = lambda: now_ns() + {0} * 10**9
 """
 
 
-@pytest.mark.xfail(reason="bodies' ends are told by the host's clock", strict=True)
 def test_wrong_clocks(site: Site) -> None:
     """Hosts whose clocks are off by an hour, either way: the ledger's time is the server's."""
     environments = {}

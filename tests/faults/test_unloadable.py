@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 GONE = {"FAILBETTER_TEST_GONE": "plain"}
 
 # What a row's payload can be after an accident, none of which `plain(n, seconds)` can be given.
-UNDECODABLE = ["{", "", "null", "[]", "[1]", '{"n":"text"}', '{"m":1}', "{}", '{"n":1}}', "\x00"]
+UNDECODABLE = ["{", "", "null", "[]", "[1]", '{"n":"text"}', '{"m":1}', "{}", '{"n":1}}', "\x01"]
 
 
 def rewrite(site: Site, job: Job, **values: object) -> None:

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 _encode = msgspec.json.Encoder().encode
 
 
+def ledger_time(handout: Handout) -> int:
+    """Now, in the ledger's microseconds since the epoch."""
+    return time.monotonic_ns() // 1000 + handout.epoch
+
+
 class Attempt:
     """A handed-out job and what its execution needs; made for each hand-out."""
 
@@ -65,7 +70,7 @@ class Executor:
         """
         passing("before_body")
         attempt = Attempt(handout)
-        now = time.time_ns() // 1000
+        now = ledger_time(handout)
         task = self._app.tasks.get(handout.task)
         if task is None:
             text = f"no task {handout.task!r} is in the code that this worker runs"
@@ -114,7 +119,7 @@ class Executor:
                 handout.id,
                 handout.fence,
                 attempt.begun_at,
-                time.time_ns() // 1000,
+                ledger_time(handout),
                 result,
                 note,
             )
@@ -234,7 +239,7 @@ def _ended(
         handout.id,
         handout.fence,
         attempt.begun_at,
-        time.time_ns() // 1000,
+        ledger_time(handout),
         cause.value,
         verdict,
         delay,

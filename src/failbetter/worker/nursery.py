@@ -180,9 +180,9 @@ class Nursery:
         if cause is Cause.CRASHED and not alone:
             own["shared_with"] = len(child.begun) - 1
         error = _error_of(cause, job, own)
-        begun_at = time.time_ns() // 1000 - max(time.monotonic_ns() - began_ns, 0) // 1000
+        begun_at = began_ns // 1000 + child.epoch
         outcome = Outcome(cause, alone=alone)
-        ended_at = time.time_ns() // 1000
+        ended_at = time.monotonic_ns() // 1000 + child.epoch
         return Undecided(job, outcome, begun_at, ended_at, child.code, error, own)
 
     @staticmethod

@@ -62,6 +62,8 @@ class Child:
         self.said_hello = False
         self.code: str | None = None
         """The version of the code it has loaded."""
+        self.epoch = 0
+        """What its times, told by the monotonic clock (µs), lack to the ledger's."""
         self.ready = False
         self.proven = False
         """Whether it has ended a job: its death is then no sign that children cannot work."""
@@ -154,6 +156,7 @@ class Child:
             job.task,
             job.queue,
             job.expires_at,
+            self.epoch,
         )
         try:
             self._out.send(pack_handout(message, job.payload.encode()))

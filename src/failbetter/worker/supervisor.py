@@ -255,6 +255,7 @@ class Supervisor:
                 self._next_watch = now + _WATCH
                 self._watch(now)
                 passing("in_tick")
+            self._tell_time()
             self._hall.hand_out()
             room = self._hall.room() if self._stop_at is None else 0
             if (self._desk.must_write or (self._look and room > 0)) and self._desk.may_write(now):
@@ -266,6 +267,11 @@ class Supervisor:
             if room > 0 and self._note_idleness(now):
                 continue
             self._wait(now)
+
+    def _tell_time(self) -> None:
+        epoch = self._database.now() - time.monotonic_ns() // 1000
+        for child in self._nursery.children:
+            child.epoch = epoch
 
     def _hear(self) -> None:
         for child in list(self._nursery.children):
@@ -360,8 +366,7 @@ class Supervisor:
             job = child.handed.get(number)
             if job is not None and number not in child.marked:
                 child.marked.add(number)
-                ago = max(time.monotonic_ns() - began_ns, 0) // 1000
-                self._desk.begun(job, self._database.now() - ago)
+                self._desk.begun(job, began_ns // 1000 + child.epoch)
         self._nursery.overdue(child, now)
         self._keep(self._nursery.behind_long_bodies(child, now))
 

@@ -29,6 +29,9 @@ class Handout(msgspec.Struct, array_like=True, frozen=True, gc=False):
     task: str
     queue: str
     expires_at: int | None
+    epoch: int = 0
+    """What to add to this host's monotonic clock (µs) for the ledger's time: the host's own clock
+    may be wrong, or be set while a body runs."""
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
