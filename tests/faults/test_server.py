@@ -95,6 +95,9 @@ def test_outages(side_by_side: SideBySide, servers: dict[str, PostgresServer]) -
     side_by_side(
         stopped=lambda site: outage(site, servers["stopped"], servers["stopped"].stop),
         killed=lambda site: outage(site, servers["killed"], servers["killed"].kill),
+        killed_after_a_claim=lambda site: killed_after_a_claim(
+            site, servers["killed_after_a_claim"]
+        ),
     )
 
 
@@ -124,6 +127,22 @@ def outage(site: Site, server: PostgresServer, end: Callable[[], None]) -> None:
     assert len(site.accepted) == 502
     site.wait_all_over(60)
     assert health(site) == (0, "pass")
+    check_that_all_ran_once(site)
+
+
+def killed_after_a_claim(site: Site, server: PostgresServer) -> None:
+    """Who claimed outlives the server's crash: so must the claim, or another has the same fence."""
+    server.configure({"wal_writer_delay": "10s"})  # so that nothing is on disk unless asked for
+    for _ in range(2):
+        site.worker(lease=LEASE)
+    held, gate = site.hold(1)
+    site.log.wait_for("start", held[0])
+    server.kill()
+    server.start_again()
+    after = site.enqueue_many("plain", [(n,) for n in range(20)])
+    site.wait_over(after)
+    gate.touch()
+    site.wait_all_over()
     check_that_all_ran_once(site)
 
 

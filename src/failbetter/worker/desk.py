@@ -133,7 +133,7 @@ class Desk:
         On a ledger out of reach nothing is claimed, everything stays, and `may_write` is false
         for a while.
         """
-        durable = bool(self.waiting or self._requests)
+        durable = bool(self.waiting or self._requests) or self._database.kind.outlived
         try:
             with self._database.write(durable=durable, timeout=_TURN) as tx:
                 # First, because what an ended attempt told of its effects counts.

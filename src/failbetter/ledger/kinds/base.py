@@ -206,6 +206,10 @@ class Kind(ABC):
     unique_violation: tuple[type[Exception], ...] = ()
     walks_indexes = False
     """Whether one statement can walk an index from group to group (recursive, lateral)."""
+    outlived = False
+    """Whether a worker may live on when the database crashes, as it may when that is a server: then
+    a claim must be on disk before its body begins, or another claims the job under the same fence.
+    """
     tells_elsewhere = False
     """Whether workers on other hosts can be woken through the database."""
     lock_limit: Prepared | None = None

@@ -50,6 +50,7 @@ class Postgres(Kind):
     driver_errors = (psycopg.Error,)
     unique_violation = (errors.UniqueViolation,)
     walks_indexes = True
+    outlived = True
     tells_elsewhere = True
     lock_limit = Prepared(sqlalchemy.text("SELECT current_setting('lock_timeout')"))
     set_lock_limit = Prepared(
