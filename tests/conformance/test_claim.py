@@ -47,6 +47,15 @@ def test_one_by_one_in_the_same_order(worked: Ledger) -> None:
     assert order == [numbers[place] for place in (3, 1, 2, 0, 4)]
 
 
+def test_what_an_undone_claim_took_is_claimed(worked: Ledger) -> None:
+    numbers = [worked.add(), worked.add()]
+    with pytest.raises(InterruptedError), worked.database.write() as tx:
+        assert len(claims.claim(tx, 1, [], 1, NOW)[0]) == 1
+        raise InterruptedError
+    numbers.append(worked.add(run_at=LATER))
+    assert sorted(job.id for job in worked.claim(now=LATER)) == sorted(numbers)
+
+
 def test_the_limit(worked: Ledger) -> None:
     worked.insert(*(new_job(priority=n % 3, queue=f"q{n % 2}") for n in range(20)))
     sizes = [len(worked.claim(limit=8)) for _ in range(4)]

@@ -19,7 +19,9 @@ from failbetter.lifecycle.states import State
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from failbetter.ledger.kinds import Tx
+    from sqlalchemy import ColumnElement, Update
+
+    from failbetter.ledger.kinds import Kind, Tx
 
 
 class Claimed(msgspec.Struct, gc=False):
@@ -146,23 +148,29 @@ _registered = (
     .scalar_subquery()
     .is_not(None)
 )
-_oldest_of_lane = (
-    select(jobs.c.id)
-    .where(*_in_lane)
-    .order_by(jobs.c.run_at)
-    .limit(b("limit"))
-    .offset(ZERO)
-    .with_for_update(skip_locked=True)
-)
-CLAIM = Prepared(
-    lambda kind: (
+
+
+def _claim_of(kind: Kind, *also: ColumnElement[bool]) -> Update:
+    oldest_of_lane = (
+        select(jobs.c.id)
+        .where(*_in_lane, *also)
+        .order_by(jobs.c.run_at)
+        .limit(b("limit"))
+        .offset(ZERO)
+        .with_for_update(skip_locked=True)
+    )
+    return (
         update(jobs)
         .values(_take)
-        .where(_registered, kind.among(jobs.c.id, _oldest_of_lane))
+        .where(_registered, kind.among(jobs.c.id, oldest_of_lane))
         .returning(*CLAIMED_COLUMNS)
-    ),
-    "worker worker rank queue careful now limit",
-)
+    )
+
+
+_CLAIM_ORDER = "worker worker rank queue careful now limit"
+CLAIM = Prepared(lambda kind: _claim_of(kind, *kind.left_alone), _CLAIM_ORDER)
+# Also what was not left alone: somebody's claim of it may have been undone.
+CLAIM_ANY = Prepared(_claim_of, _CLAIM_ORDER)
 _holder = jobs.alias("holder")
 _key_is_free = ~(
     select(ONE)
@@ -205,6 +213,8 @@ GIVE_BACK = Prepared(
 )
 
 _BELOW_ALL = -(1 << 31)
+# Who is passed over for so long (µs) at the head of a lane is looked at again.
+_PASSED_OVER = 100_000
 
 
 def lanes(tx: Tx, queues: Sequence[str]) -> list[Lane]:
@@ -245,6 +255,13 @@ def any_live(tx: Tx, queues: Sequence[str]) -> bool:
     return any(not queues or row[0] in queues for row in tx.rows(CLAIMED_QUEUES))
 
 
+def look(tx: Tx, queues: Sequence[str], now: int) -> tuple[list[Lane], int | None]:
+    """The lanes in which jobs are due, best first; and when the next falls due of those not yet."""
+    found = lanes(tx, queues)
+    later = [lane.run_at for lane in found if lane.run_at > now]
+    return [lane for lane in found if lane.run_at <= now], min(later, default=None)
+
+
 def claim(
     tx: Tx, worker: int, queues: Sequence[str], limit: int, now: int
 ) -> tuple[list[Claimed], int | None]:
@@ -252,24 +269,31 @@ def claim(
 
     Only a registered worker may claim: one that was declared lost meanwhile gets nothing.
     """
+    found, due = look(tx, queues, now)
+    return claim_in(tx, worker, found, limit, now), due
+
+
+def claim_in(tx: Tx, worker: int, found: Sequence[Lane], limit: int, now: int) -> list[Claimed]:
+    """Claim up to `limit` jobs of the lanes that `look` has found."""
     claimed: list[Claimed] = []
-    due: int | None = None
-    for lane in lanes(tx, queues):
-        if lane.run_at > now:
-            due = lane.run_at if due is None else min(due, lane.run_at)
-            continue
+    for lane in found:
         left = limit - len(claimed)
         if left <= 0:
             break
         claimed += (_claim_carefully if lane.careful else _claim_lane)(tx, worker, lane, left, now)
     if claimed:
         passing("after_claim")
-    return claimed, due
+    return claimed
 
 
 def _claim_lane(tx: Tx, worker: int, lane: Lane, limit: int, now: int) -> list[Claimed]:
-    rows = tx.rows(CLAIM, worker, worker, lane.rank, lane.queue, lane.careful, now, limit)
-    claimed = [Claimed(*row) for row in rows]
+    def run(statement: Prepared, limit: int) -> list[Claimed]:
+        values = (worker, worker, lane.rank, lane.queue, lane.careful, now, limit)
+        return [Claimed(*row) for row in tx.rows(statement, *values)]
+
+    claimed = run(CLAIM, limit)
+    if tx.kind.left_alone and len(claimed) < limit and lane.run_at < now - _PASSED_OVER:
+        claimed += run(CLAIM_ANY, limit - len(claimed))
     # The order of RETURNING is not defined.
     claimed.sort(key=lambda job: (job.run_at, job.id))
     return claimed

@@ -49,6 +49,7 @@ class Desk:
         self._begun_mirrored: list[tuple[int, str]] = []
         self._give_back: list[tuple[int, int]] = []
         self._requests: list[tuple[Request, Callable[[Reply], None]]] = []
+        self._queues = msgspec.json.decode(worker.queues, type=list[str])
         self._failures = 0
         self._not_before = 0.0
         self.due: int | None = None
@@ -135,6 +136,9 @@ class Desk:
         """
         durable = bool(self.waiting or self._requests) or self._database.kind.outlived
         try:
+            found = None if self.must_write or self._failures else self._look()
+            if found == []:
+                return []
             with self._database.write(durable=durable, timeout=_TURN) as tx:
                 # First, because what an ended attempt told of its effects counts.
                 replies = [(self._answer(tx, asked), reply) for asked, reply in self._requests]
@@ -146,7 +150,7 @@ class Desk:
                     claims.mark_begun(tx, self._begun, self._begun_mirrored)
                 if self._give_back:
                     claims.give_back(tx, self._give_back, tx.now())
-                claimed = self._claim(tx, room)
+                claimed = self._claim(tx, room, found)
         except LedgerError as error:
             self.put_off(error, now)
             return []
@@ -162,11 +166,19 @@ class Desk:
         """Whether an earlier try wrote it after all, whose commit was not heard of."""
         return is_recorded(tx, ending.id, ending.fence, self.worker.name)
 
-    def _claim(self, tx: Tx, room: int) -> list[Claimed]:
+    def _look(self) -> list[claims.Lane]:
+        """Where jobs are due: so many woken workers find none that this is done without locks."""
+        with self._database.look() as tx:
+            found, self.due = claims.look(tx, self._queues, tx.now())
+        return found
+
+    def _claim(self, tx: Tx, room: int, found: list[claims.Lane] | None) -> list[Claimed]:
         if room <= 0:
             return []
-        queues = msgspec.json.decode(self.worker.queues, type=list[str])
-        claimed, self.due = claims.claim(tx, self.worker.id, queues, room, tx.now())
+        now = tx.now()
+        if found is None:
+            found, self.due = claims.look(tx, self._queues, now)
+        claimed = claims.claim_in(tx, self.worker.id, found, room, now)
         if self.idle and len(claimed) >= room:
             # More waits than can be taken: nobody need tell of any for a while.
             registry.set_idle(tx, self.worker.id, False)

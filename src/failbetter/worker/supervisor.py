@@ -257,7 +257,7 @@ class Supervisor:
                 passing("in_tick")
             self._tell_time()
             self._hall.hand_out()
-            room = self._hall.room() if self._stop_at is None else 0
+            room = self._room()
             if (self._desk.must_write or (self._look and room > 0)) and self._desk.may_write(now):
                 self._write(room, now)
                 continue
@@ -272,6 +272,12 @@ class Supervisor:
         epoch = self._database.now() - time.monotonic_ns() // 1000
         for child in self._nursery.children:
             child.epoch = epoch
+
+    def _room(self) -> int:
+        """How many jobs to claim now."""
+        if self._stop_at is not None:
+            return 0
+        return min(self._hall.room(), self._database.kind.most_claimed)
 
     def _hear(self) -> None:
         for child in list(self._nursery.children):

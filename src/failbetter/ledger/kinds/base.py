@@ -206,6 +206,10 @@ class Kind(ABC):
     unique_violation: tuple[type[Exception], ...] = ()
     walks_indexes = False
     """Whether one statement can walk an index from group to group (recursive, lateral)."""
+    left_alone: tuple[ColumnElement[bool], ...] = ()
+    """By what a claim passes over rows that another transaction has locked or changed of late."""
+    most_claimed = 10_000
+    """How many jobs a worker may claim at once."""
     outlived = False
     """Whether a worker may live on when the database crashes, as it may when that is a server: then
     a claim must be on disk before its body begins, or another claims the job under the same fence.
