@@ -221,6 +221,34 @@ HOLDING = """
 """
 
 
+FROZEN = """
+    import os, signal, sys
+    from failbetter.ledger import registry
+    from failbetter.ledger.database import Database
+    database = Database(sys.argv[1])
+    with database.write() as tx:
+        registry.renew(tx, 1, 5, False)
+        print("in")
+        os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+def test_who_is_frozen_in_a_transaction_keeps_nobody_out_for_long(
+    database_url: str, ledger: Ledger, backend: Backend
+) -> None:
+    """A worker that is frozen, or cut off, in the middle of a commit: its row can be removed."""
+    if backend.name == "sqlite":
+        pytest.skip("its lock is the process's, which only its death gives back")
+    ledger.register(1)
+    with other(FROZEN, database_url) as writer:
+        assert writer.hear() == "in"
+        began = time.monotonic()
+        with ledger.database.write(timeout=20) as tx:
+            assert registry.remove(tx, 1)
+        assert time.monotonic() - began > 1, "nothing was locked: this shows nothing"
+        writer.kill()
+
+
 @only_sqlite
 def test_another_writer_that_takes_too_long(database_url: str, ledger: Ledger) -> None:
     with other(HOLDING, database_url) as writer:

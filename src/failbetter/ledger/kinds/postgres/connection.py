@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 # Seconds beyond what may be waited for a lock: a server or a network that says nothing for so
 # long is given up, since a supervisor has children to look after meanwhile.
 _SILENCE = 5.0
+# Milliseconds after which the server ends a transaction in which nothing happens. Whoever began it
+# is frozen or cut off, and what it has locked would be nobody's to hand on.
+_FROZEN = 4_000
 # Who listens is a supervisor, whose looks at a locked table must not take longer (s).
 _GLANCE = 0.5
 # A listener that hears nothing looks for itself this often: for jobs that callers' own
@@ -195,7 +198,8 @@ class PostgresWriter(Writer):
         self.tx.lock_limit = int(timeout * 1000)
         self._connection.execute(
             "BEGIN ISOLATION LEVEL READ COMMITTED;"
-            f" SET LOCAL lock_timeout = {self.tx.lock_limit}" + _BY_SEEKS + sync
+            f" SET LOCAL lock_timeout = {self.tx.lock_limit};"
+            f" SET LOCAL idle_in_transaction_session_timeout = {_FROZEN}" + _BY_SEEKS + sync
         )
 
     def commit(self) -> None:
