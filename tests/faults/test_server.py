@@ -108,9 +108,9 @@ def outage(site: Site, server: PostgresServer, end: Callable[[], None]) -> None:
     (outlasts, later), (ends, gate) = site.hold(1), site.hold(1)
     for job in (*outlasts, *ends):
         site.log.wait_for("start", job)
+    assert health(site) == (0, "pass")
     producers = [site.python(PRODUCE, 250) for _ in range(2)]
     wait_until(lambda: len(accepted_by_others(site)) > 20, "the first jobs to be accepted")
-    assert health(site) == (0, "pass")
     end()
     began = time.monotonic()
     during = len(accepted_by_others(site))
