@@ -133,16 +133,11 @@ class Database:
         the connection broke while it was being committed: see `transact`.
         """
         self.ensure_schema()
-        with self._lock, self.translated():
-            writer = self._own_writer()
-            try:
-                # Inside, because a body that enqueues may be interrupted (TimedOut) anywhere.
-                writer.begin(durable, timeout)
-                yield writer.tx
-                writer.commit()
-            except BaseException:
-                self._roll_back(writer)
-                raise
+        with self._own_writer() as writer:
+            # Inside, because a body that enqueues may be interrupted (TimedOut) anywhere.
+            writer.begin(durable, timeout)
+            yield writer.tx
+            writer.commit()
 
     def transact(self, work: Callable[[Tx], R], *, timeout: float = WRITE_TIMEOUT) -> R:
         """Do `work` in a writing transaction; again while the database cannot do it just then.
@@ -167,25 +162,15 @@ class Database:
     ) -> list[tuple[Any, ...]]:
         """One writing statement as a transaction of its own; the rows that it returns, if any."""
         self.ensure_schema()
-        with self._lock, self.translated():
-            writer = self._own_writer()
-            try:
-                return writer.alone(statement, values, timeout)
-            except BaseException:
-                self._roll_back(writer)
-                raise
+        with self._own_writer() as writer:
+            return writer.alone(statement, values, timeout)
 
     @contextlib.contextmanager
     def look(self) -> Iterator[Tx]:
         """Reads on the writing connection without a transaction: the cheapest look there is."""
         self.ensure_schema()
-        with self._lock, self.translated():
-            writer = self._own_writer()
-            try:
-                yield writer.tx
-            except BaseException:
-                self._roll_back(writer)
-                raise
+        with self._own_writer() as writer:
+            yield writer.tx
 
     def _roll_back(self, writer: Writer) -> None:
         writer.rollback()
@@ -194,12 +179,19 @@ class Database:
             if writer is self._writer:
                 self._writer = None
 
-    def _own_writer(self) -> Writer:
-        if self._writer is None:
-            self._writer = self.kind.writer(self.fleet.folder)
-            if self._listening:
-                self._writer.listen()
-        return self._writer
+    @contextlib.contextmanager
+    def _own_writer(self) -> Iterator[Writer]:
+        """The writing connection, for one thread at a time; after any error undone, or given up."""
+        with self._lock, self.translated():
+            is_new = self._writer is None
+            writer = self._writer = self._writer or self.kind.writer(self.fleet.folder)
+            try:
+                if is_new and self._listening:
+                    writer.listen()
+                yield writer
+            except BaseException:
+                self._roll_back(writer)
+                raise
 
     # -- news
 
@@ -212,20 +204,15 @@ class Database:
         self.fleet.wake()
         if not self.kind.tells_elsewhere or elsewhere is False:
             return
-        with contextlib.suppress(LedgerError), self._lock, self.translated():
-            writer = self._own_writer()
-            try:
-                if elsewhere or registry.someone_idles(writer.tx, self.fleet.id):
-                    writer.tell()
-            except BaseException:
-                self._roll_back(writer)
-                raise
+        with contextlib.suppress(LedgerError), self._own_writer() as writer:
+            if elsewhere or registry.someone_idles(writer.tx, self.fleet.id):
+                writer.tell()
 
     def listen(self) -> None:
         """From now on, hear of what others write."""
+        with self._own_writer() as writer:
+            writer.listen()
         self._listening = True
-        with self._lock, self.translated():
-            self._own_writer().listen()
 
     @property
     def listens(self) -> tuple[int, int] | None:
@@ -234,13 +221,8 @@ class Database:
 
     def has_news(self) -> bool:
         """Whether another connection may have written since this was last asked."""
-        with self._lock, self.translated():
-            writer = self._own_writer()
-            try:
-                return writer.has_news()
-            except BaseException:
-                self._roll_back(writer)
-                raise
+        with self._own_writer() as writer:
+            return writer.has_news()
 
     # -- reading
 
