@@ -4,6 +4,7 @@ Every job has one durable record, its ledger row, that tells the truth and reach
 """
 
 from failbetter.app import App
+from failbetter.doubt import Doubt, Happened
 from failbetter.durations import Duration
 from failbetter.errors import (
     AttemptLost,
@@ -48,6 +49,7 @@ __all__ = [
     "Cancelled",
     "ConfigurationError",
     "Discard",
+    "Doubt",
     "Duration",
     "Effect",
     "EffectUncertain",
@@ -57,6 +59,7 @@ __all__ = [
     "Finding",
     "Frame",
     "Group",
+    "Happened",
     "Health",
     "Interrupted",
     "Job",

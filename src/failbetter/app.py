@@ -16,7 +16,7 @@ from failbetter.errors import ConfigurationError, JobNotFound, UnknownTask
 from failbetter.health import Health
 from failbetter.job import Job
 from failbetter.lifecycle.backoff import Backoff, coerce
-from failbetter.lifecycle.policy import DEFAULT_BACKOFF, OnLost, Policy, Replay
+from failbetter.lifecycle.policy import DEFAULT_BACKOFF, OnLost, OnPartial, Policy, Replay
 from failbetter.lifecycle.states import State
 from failbetter.mirror.check import Checker, MirrorCheck
 from failbetter.mirror.options import Mirror, checked_mirror
@@ -27,6 +27,7 @@ from failbetter.twins import twin
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from failbetter.doubt import Happened
     from failbetter.ledger.database import Database
 
 P = ParamSpec("P")
@@ -134,13 +135,13 @@ class App:
         tags: Sequence[str] = (),
         replay: Replay = "safe",
         redact: Sequence[str] = (),
+        on_partial: OnPartial = "fail",
+        verify: Callable[..., bool | Happened | None] | None = None,
+        recover_within: Duration | None = None,
+        stalled_after: Duration | None = None,
         version: Any = None,
-        verify: Any = None,
         breaker: Any = None,
         on_missing: Any = None,
-        on_partial: Any = None,
-        recover_within: Any = None,
-        stalled_after: Any = None,
     ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
     def task(self, function: Any = None, /, **options: Any) -> Any:
@@ -156,7 +157,12 @@ class App:
         `on_lost`: "fail" never runs a body twice whose outcome is unknown. `unique`,
         `exclusive`: callables from the arguments to a key: at most one live, at most one running
         job of that key. `subject`: what the job is about. `replay`: what a later manual retry
-        may do. `redact`: parameters whose values are shown nowhere.
+        may do. `redact`: parameters whose values are shown nowhere. `on_partial`: "succeed" lets
+        a job in which some items failed (see `RunningJob.each`) end `succeeded(partial)` instead
+        of `failed(partial)`. `verify`: called with a `Doubt` and the job's arguments before the
+        job runs again: whether that effect has happened (`True`, `Happened(result)` or `False`;
+        None: nobody knows). `recover_within`: work that was interrupted longer ago than this ends
+        `failed(lost)`. `stalled_after`: how long a running body may go without progress.
 
         Raises TypeError or ValueError for an option that cannot be, ConfigurationError for a
         name that is taken.
@@ -350,8 +356,7 @@ def _lease(value: Duration) -> float:
     return lease
 
 
-_LATER = {"version", "verify", "breaker", "on_missing", "on_partial", "recover_within"}
-_LATER |= {"stalled_after"}
+_LATER = {"version", "breaker", "on_missing"}
 
 
 def _options(
@@ -376,6 +381,10 @@ def _options(
     tags: Sequence[str] = (),
     replay: Replay = "safe",
     redact: Sequence[str] = (),
+    on_partial: OnPartial = "fail",
+    verify: Callable[..., object] | None = None,
+    recover_within: Duration | None = None,
+    stalled_after: Duration | None = None,
     **later: Any,
 ) -> Options:
     unknown = set(later) - _LATER
@@ -394,6 +403,10 @@ def _options(
         raise ValueError(f'task {task}: on_lost is "retry" or "fail", not {on_lost!r}')
     if replay not in ("safe", "confirm", "never"):
         raise ValueError(f'task {task}: replay is "safe", "confirm" or "never", not {replay!r}')
+    if on_partial not in ("fail", "succeed"):
+        raise ValueError(f'task {task}: on_partial is "fail" or "succeed", not {on_partial!r}')
+    if verify is not None and not callable(verify):
+        raise TypeError(f"task {task}: verify is a callable from an effect and the arguments")
     delays = None if isinstance(backoff, Backoff) or not callable(backoff) else backoff
     policy = Policy(
         max_attempts=_at_least_one(task, "max_attempts", max_attempts),
@@ -406,6 +419,10 @@ def _options(
         on_lost="fail" if replay == "never" else on_lost,
         replay=replay,
         redact=_texts(task, "redact", redact),
+        on_partial=on_partial,
+        recover_within=None if recover_within is None else seconds(recover_within),
+        stalled_after=None if stalled_after is None else seconds(stalled_after),
+        verify=verify is not None,
     )
     return Options(
         policy=policy,
@@ -420,6 +437,7 @@ def _options(
         exclusive=exclusive,
         subject=subject,
         tags=_texts(task, "tags", tags),
+        verify=verify,
     )
 
 

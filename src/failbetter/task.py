@@ -44,6 +44,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     exclusive: Callable[..., object] | None = None
     subject: Callable[..., object] | None = None
     tags: tuple[str, ...] = ()
+    verify: Callable[..., object] | None = None
 
 
 class Task(Generic[P, R]):

@@ -161,13 +161,13 @@ def test_every_transition_is_on_the_row(worked: Ledger, rows: Rows, upload: Uplo
     """C1: accepted, begun, to be tried again, failed, retried, succeeded."""
     job = upload.enqueue(1)
     assert rows.row() == ("pending", None, None)
-    claimed = worked.claim_one(now=worked.database.now())
+    claimed = worked.claim_one(now=worked.soon())
     assert rows.row() == ("pending", None, None)
     worked.begin(claimed)
     assert rows.row() == ("running", None, None)
     worked.end(claimed, Cause.RAISED, error=Error("ValueError", "secret"))
     assert rows.row() == ("pending", None, None)
-    claimed = worked.claim_one(now=worked.database.now())
+    claimed = worked.claim_one(now=worked.soon())
     worked.end(claimed, Cause.RAISED, error=Error("ValueError", "secret"))
     failed = job.refresh()
     assert failed.state == "failed"
@@ -175,7 +175,7 @@ def test_every_transition_is_on_the_row(worked: Ledger, rows: Rows, upload: Uplo
     assert rows.row() == ("failed", said, naive(failed.ended_at))
     job.retry()
     assert rows.row() == ("pending", None, None)
-    worked.end(worked.claim_one(now=worked.database.now()))
+    worked.end(worked.claim_one(now=worked.soon()))
     assert rows.row() == ("succeeded", None, naive(job.refresh().ended_at))
     assert waiting(worked) == 0
 
@@ -186,7 +186,7 @@ def test_a_first_success(worked: Ledger, rows: Rows, upload: Upload) -> None:
         rows.add(key)
     upload.enqueue_many([(key,) for key in range(1, 8)])
     assert {rows.status(key) for key in range(1, 8)} == {"pending"}
-    claimed = worked.claim(now=worked.database.now())
+    claimed = worked.claim(now=worked.soon())
     stale = claimed[0]
     worked.begin(*claimed)
     worked.give_back(stale)
@@ -204,19 +204,19 @@ def test_a_persons_acts(worked: Ledger, rows: Rows, upload: Upload, app: App) ->
     assert rows.row()[:2] == ("discarded", f"It was cancelled. (job {job.id})")
 
     job = upload.enqueue(1)
-    claimed = worked.claim_one(now=worked.database.now())
+    claimed = worked.claim_one(now=worked.soon())
     job.cancel()
     assert rows.status() == "pending"
     worked.give_back(claimed)
     assert rows.status() == "discarded"
 
     job = upload.enqueue(1)
-    claimed = worked.claim_one(now=worked.database.now())
+    claimed = worked.claim_one(now=worked.soon())
     worked.end(claimed, Cause.RAISED, verdict="fail", error=Error("ValueError", "no"))
     assert rows.status() == "failed"
     assert app.failed.retry(all=True).moved == 1
     assert rows.status() == "pending"
-    claimed = worked.claim_one(now=worked.database.now())
+    claimed = worked.claim_one(now=worked.soon())
     worked.end(claimed, Cause.RAISED, verdict="fail", error=Error("ValueError", "no"))
     assert app.failed.discard(all=True).moved == 1
     assert rows.row()[:2] == ("discarded", f"It was put aside. (job {job.id})")
@@ -231,7 +231,7 @@ def test_a_lost_worker_and_expiry(worked: Ledger, rows: Rows, app: App) -> None:
 
     rows.add(2)
     upload.using(expires_after=60).enqueue(1)
-    claimed = worked.claim_one(now=worked.database.now())
+    claimed = worked.claim_one(now=worked.soon())
     worked.begin(claimed)
     upload.enqueue(2)
     worked.remove()
@@ -245,7 +245,7 @@ def test_a_lost_worker_and_expiry(worked: Ledger, rows: Rows, app: App) -> None:
 def test_the_newest_job_of_a_row_wins(worked: Ledger, rows: Rows, upload: Upload) -> None:
     """C1: an older job's end does not overwrite what a newer one does."""
     older = upload.enqueue(1)
-    claimed = worked.claim_one(now=worked.database.now())
+    claimed = worked.claim_one(now=worked.soon())
     worked.begin(claimed)
     upload.enqueue(1)
     assert rows.status() == "pending"
@@ -262,7 +262,7 @@ def test_a_newer_job_that_is_not_committed_yet(
     if backend.name == "sqlite":
         pytest.skip("has one writer at a time")
     upload.enqueue(1)
-    claimed = worked.claim_one(now=worked.database.now())
+    claimed = worked.claim_one(now=worked.soon())
     with rows.engine.connect() as connection:
         upload.using(connection=connection).enqueue(1)
         worked.end(claimed)  # its row is locked by the newer one: it goes into the outbox
@@ -278,16 +278,16 @@ def test_values_for_states_and_reasons(worked: Ledger, rows: Rows, app: App) -> 
     )
     upload.enqueue(1)
     assert rows.status() == "queued"
-    claimed = worked.claim_one(now=worked.database.now())
+    claimed = worked.claim_one(now=worked.soon())
     worked.end(claimed, Cause.RAISED, verdict="fail", error=Error("E", ""))
     assert rows.status() == "broken"
     upload.enqueue(1)
     for _ in range(2):
-        claimed = worked.claim_one(now=worked.database.now())
+        claimed = worked.claim_one(now=worked.soon())
         worked.end(claimed, Cause.TIMED_OUT, error=Error("E", ""))
     assert rows.row()[0] == "it's late"
     upload.enqueue(1)
-    worked.begin(worked.claim_one(now=worked.database.now()))
+    worked.begin(worked.claim_one(now=worked.soon()))
     assert rows.status() == "running"
 
 
@@ -300,7 +300,7 @@ def test_keys_that_look_like_something_else(
     rows.add("other")
     upload = uploads(app)
     upload.enqueue(key)
-    worked.end(worked.claim_one(now=worked.database.now()))
+    worked.end(worked.claim_one(now=worked.soon()))
     assert rows.status(key) == "succeeded"
     assert rows.status("other") == "new"
     rows.engine.dispose()
@@ -311,14 +311,14 @@ def test_a_key_that_no_text_can_hold(worked: Ledger, app: App, database_url: str
     rows = Rows(database_url, key="TEXT")
     upload = uploads(app)
     job = upload.enqueue("a\0b")
-    worked.end(worked.claim_one(now=worked.database.now()))
+    worked.end(worked.claim_one(now=worked.soon()))
     assert job.refresh().state == "succeeded"
     rows.engine.dispose()
 
 
 def test_no_key_no_mirror(worked: Ledger, rows: Rows, upload: Upload) -> None:
     upload.enqueue(None)
-    worked.end(worked.claim_one(now=worked.database.now()))
+    worked.end(worked.claim_one(now=worked.soon()))
     assert rows.status() == "new"
     with pytest.raises(TypeError, match=r"upload\(\): argument 'image' is the key of a row"):
         upload.enqueue(1.5)
@@ -357,7 +357,7 @@ def test_types_of_columns(worked: Ledger, app: App, database_url: str, key: str,
     rows.add(str(value))
     upload = uploads(app, type(value))
     job = upload.enqueue(value)
-    worked.end(worked.claim_one(now=worked.database.now()))
+    worked.end(worked.claim_one(now=worked.soon()))
     assert waiting(worked) == 0
     status, _, done_at = rows.row(str(value))
     assert status == "succeeded"
@@ -401,7 +401,7 @@ def test_types_of_the_status(
 
     upload.enqueue("1")  # a number's text finds the number
     assert rows.run("SELECT progress FROM images") == [(shown[0],)]
-    worked.end(worked.claim_one(now=worked.database.now()))
+    worked.end(worked.claim_one(now=worked.soon()))
     assert rows.run("SELECT progress FROM images") == [(shown[1],)]
     assert app.check_mirrors(dry_run=True).right
 
@@ -546,7 +546,7 @@ def test_djangos_connection(rows: Rows, app: App) -> None:
 def test_an_ending_that_is_undone(worked: Ledger, rows: Rows, upload: Upload) -> None:
     """C1: the row never says what the job does not."""
     upload.enqueue(1)
-    claimed = worked.claim_one(now=worked.database.now())
+    claimed = worked.claim_one(now=worked.soon())
     with pytest.raises(ZeroDivisionError), worked.database.write() as tx:
         settle(tx, [ending(claimed)])
         1 / 0  # noqa: B018
@@ -565,7 +565,7 @@ def test_a_locked_row_delays_nothing(
     if backend.name == "sqlite":
         pytest.skip("locks no rows")
     job = upload.enqueue(1)
-    claimed = worked.claim_one(now=worked.database.now())
+    claimed = worked.claim_one(now=worked.soon())
     with rows.locked():
         began = time.monotonic()
         worked.end(claimed)
@@ -591,7 +591,7 @@ def test_many_locked_rows_are_not_waited_for_one_by_one(
         pytest.skip("locks no rows")
     rows.run("INSERT INTO images (id) SELECT * FROM generate_series(2, 500)")
     upload.enqueue_many([(key,) for key in range(1, 501)])
-    claimed = worked.claim(limit=500, now=worked.database.now())
+    claimed = worked.claim(limit=500, now=worked.soon())
     with rows.engine.connect() as connection:
         connection.execute(text("LOCK TABLE images IN EXCLUSIVE MODE"))
         began = time.monotonic()
@@ -640,7 +640,7 @@ def test_a_table_that_does_not_take_it(
 ) -> None:
     """C1: whatever is wrong with the user's table ends no job otherwise, and is told."""
     job = upload.enqueue(1)
-    claimed = worked.claim_one(now=worked.database.now())
+    claimed = worked.claim_one(now=worked.soon())
     spoil(rows)
     worked.end(claimed)
     assert job.refresh().state == "succeeded"
@@ -670,7 +670,7 @@ def test_a_constraint_that_waits_for_the_commit(
         "ALTER TABLE images ADD FOREIGN KEY (status) REFERENCES known DEFERRABLE INITIALLY DEFERRED"
     )
     job = uploads(app).enqueue(1)
-    worked.end(worked.claim_one(now=worked.database.now()))
+    worked.end(worked.claim_one(now=worked.soon()))
     assert job.refresh().state == "succeeded"
     assert rows.status() == "pending"
     assert waiting(worked) == 1
@@ -679,7 +679,7 @@ def test_a_constraint_that_waits_for_the_commit(
 def test_a_row_that_is_not_there(worked: Ledger, rows: Rows, upload: Upload, app: App) -> None:
     """C1: no failure, but `mirror check` says it."""
     job = upload.enqueue(2)
-    worked.end(worked.claim_one(now=worked.database.now()))
+    worked.end(worked.claim_one(now=worked.soon()))
     assert job.refresh().state == "succeeded"
     assert waiting(worked) == 0
     found = app.check_mirrors()
@@ -719,7 +719,7 @@ def test_another_database_follows(worked: Ledger, app: App, elsewhere: Rows) -> 
     assert (waiting(worked), elsewhere.status()) == (1, "new")
     deliver(app, lambda: waiting(worked) == 0)
     assert elsewhere.status() == "pending"
-    claimed = worked.claim_one(now=worked.database.now())
+    claimed = worked.claim_one(now=worked.soon())
     worked.begin(claimed)
     worked.end(claimed, Cause.FAILED_BY_TASK, error=Error("failbetter.Fail", "no image"))
     assert waiting(worked) == 1
@@ -747,7 +747,7 @@ def test_a_courier_that_dies_between_the_two_commits(
         dying.tick(time.monotonic())
     dying.close()
     assert (waiting(worked), elsewhere.status()) == (1, "pending")
-    worked.end(worked.claim_one(now=worked.database.now()))
+    worked.end(worked.claim_one(now=worked.soon()))
     deliver(app, lambda: waiting(worked) == 0)
     assert elsewhere.status() == "succeeded"
 
@@ -758,7 +758,7 @@ def test_what_moves_while_it_is_delivered(
     """C1: what was written may be old by now, so it is written again."""
     upload = uploads(app, url=elsewhere.url)
     upload.enqueue(1)
-    claimed = worked.claim_one(now=worked.database.now())
+    claimed = worked.claim_one(now=worked.soon())
     courier = Courier(app.database, app.mirror_urls)
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -900,7 +900,7 @@ def test_check_repairs(worked: Ledger, rows: Rows, upload: Upload, app: App) -> 
 def test_check_repairs_elsewhere(worked: Ledger, app: App, elsewhere: Rows) -> None:
     upload = uploads(app, url=elsewhere.url)
     upload.enqueue(1)
-    worked.end(worked.claim_one(now=worked.database.now()))
+    worked.end(worked.claim_one(now=worked.soon()))
     assert app.check_mirrors().right
     elsewhere.run("UPDATE images SET done_at = NULL")
     assert app.check_mirrors().right
@@ -916,7 +916,7 @@ def test_check_says_what_it_could_not_repair(
 ) -> None:
     monkeypatch.setattr("failbetter.mirror.check._DELIVERY", 0.3)
     upload.enqueue(1)
-    worked.end(worked.claim_one(now=worked.database.now()))
+    worked.end(worked.claim_one(now=worked.soon()))
     rows.run("UPDATE images SET status = 'tampered' WHERE id = 1")
     _forbid(rows)
     found = app.check_mirrors()
@@ -940,7 +940,7 @@ def test_the_row_and_the_job_never_differ(
 
     def work() -> None:
         for turn in itertools.count():
-            for claimed in ledger.claim(now=ledger.database.now()):
+            for claimed in ledger.claim(now=ledger.soon()):
                 ledger.begin(claimed)
                 with suppress(LedgerError):
                     ledger.end(claimed, Cause.RAISED if turn % 2 else Cause.RETURNED)

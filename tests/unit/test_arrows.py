@@ -23,7 +23,18 @@ ROOT = "failbetter"
 # From the innermost to the outermost. A room may import the rooms of the rows above its own;
 # two rooms of one row may not import each other, unless the row is a GROUP.
 LEAVES = frozenset(
-    {"errors", "durations", "ids", "faultpoints", "payload", "logs", "twins", "board", "limits"}
+    {
+        "errors",
+        "durations",
+        "ids",
+        "faultpoints",
+        "payload",
+        "logs",
+        "twins",
+        "board",
+        "limits",
+        "doubt",
+    }
 )
 FRONT = frozenset({"app", "task"})
 ROWS: tuple[frozenset[str], ...] = (

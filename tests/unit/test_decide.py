@@ -419,7 +419,100 @@ DOUBT: list[Case] = [
         to(FAILED, Reason.UNCERTAIN, crashes=1),
     ),
 ]
-CASES = [*RETURNED, *RAISED, *SAID, *TIMED, *DIED, *INNOCENT, *WAITED, *DOUBT]
+VERIFIED: list[Case] = [
+    (
+        f"{cause}, in doubt, and the task can tell: {name}",
+        {"verify": True, "max_attempts": 2, "max_crashes": 2, "max_losses": 2, **given},
+        {"cause": cause, "uncertain": True, **ended},
+        expected,
+    )
+    for cause, name, given, ended, expected in [
+        (Cause.RETURNED, "runs again", {}, {}, to(PENDING, attempts=1, wait=10)),
+        (
+            Cause.RETURNED,
+            "too often",
+            {"attempts": 1},
+            {},
+            to(FAILED, Reason.UNCERTAIN),
+        ),
+        (Cause.RAISED, "runs again", {}, {}, to(PENDING, attempts=1, wait=10)),
+        (
+            Cause.RAISED,
+            "the last attempt",
+            {"attempts": 1},
+            {},
+            to(FAILED, Reason.UNCERTAIN, attempts=1),
+        ),
+        (Cause.CRASHED, "runs again", {}, {}, to(PENDING, crashes=1)),
+        (
+            Cause.CRASHED,
+            "the last crash",
+            {"crashes": 1},
+            {},
+            to(FAILED, Reason.UNCERTAIN, crashes=1),
+        ),
+        (Cause.LOST, "runs again", {}, {}, to(PENDING, losses=1)),
+        (
+            Cause.LOST,
+            "on_lost=fail",
+            {"on_lost": "fail"},
+            {},
+            to(FAILED, Reason.UNCERTAIN, losses=1),
+        ),
+        (Cause.CANCELLED, "no end in doubt", {}, {}, to(FAILED, Reason.UNCERTAIN)),
+        (Cause.DISCARDED_BY_TASK, "no end in doubt", {}, {}, to(FAILED, Reason.UNCERTAIN)),
+    ]
+]
+ITEMS: list[Case] = [
+    (
+        f"returned, {items} of the items succeeded, on_partial={on_partial}",
+        {"on_partial": on_partial},
+        {"cause": Cause.RETURNED, "items": items},
+        expected,
+    )
+    for items, on_partial, expected in [
+        ("all", "fail", to(SUCCEEDED)),
+        ("all", "succeed", to(SUCCEEDED)),
+        ("some", "fail", to(FAILED, Reason.PARTIAL)),
+        ("some", "succeed", to(SUCCEEDED, Reason.PARTIAL)),
+        ("none", "fail", to(FAILED, Reason.PARTIAL)),
+        ("none", "succeed", to(FAILED, Reason.PARTIAL)),
+    ]
+] + [
+    (
+        "partial success of a suspect that ran alone",
+        {"on_partial": "succeed", "suspect": True, "crashes": 1, "starts": 1},
+        {"cause": Cause.RETURNED, "items": "some"},
+        to(SUCCEEDED, Reason.PARTIAL, crashes=-1, suspect=False),
+    ),
+]
+LATE: list[Case] = [
+    (
+        f"lost, silent for {silent} s, recover_within={within}{', not begun' * (not begun)}",
+        {"recover_within": within},
+        {"cause": Cause.LOST, "silent": silent, "begun": begun},
+        expected,
+    )
+    for silent, within, begun, expected in [
+        (59.0, 60.0, True, to(PENDING, losses=1)),
+        (61.0, 60.0, True, to(FAILED, Reason.LOST, losses=1)),
+        (61.0, 60.0, False, to(PENDING)),
+        (1e9, None, True, to(PENDING, losses=1)),
+    ]
+]
+CASES = [
+    *RETURNED,
+    *RAISED,
+    *SAID,
+    *TIMED,
+    *DIED,
+    *INNOCENT,
+    *WAITED,
+    *DOUBT,
+    *VERIFIED,
+    *ITEMS,
+    *LATE,
+]
 
 
 def judge(case: Case, rng: Fixed | None = None) -> tuple[Facts, Outcome, Transition]:
@@ -467,8 +560,7 @@ def test_every_reason_is_reached() -> None:
 
 # Reasons that other code than `decide` gives, or that later versions will.
 ELSEWHERE = {
-    SUCCEEDED: {Reason.PARTIAL},
-    FAILED: {Reason.PARTIAL, Reason.MISSING_RECORD},
+    FAILED: {Reason.MISSING_RECORD},
     DISCARDED: {Reason.SUPERSEDED, Reason.MISSING_RECORD, Reason.BY_OPERATOR},
 }
 
@@ -492,6 +584,9 @@ policies = st.builds(
     max_crashes=st.integers(1, 5),
     max_losses=st.integers(1, 11),
     on_lost=st.sampled_from(["retry", "fail"]),
+    on_partial=st.sampled_from(["fail", "succeed"]),
+    recover_within=st.none() | st.floats(0, 1e5),
+    verify=st.booleans(),
 )
 
 
@@ -545,6 +640,8 @@ def some_outcome(draw: st.DrawFn) -> Outcome:
         draw(st.booleans()),
         begun,
         begun and draw(st.booleans()),
+        draw(st.sampled_from(["all", "some", "none"])),
+        draw(st.floats(0, 1e6)),
     )
 
 
@@ -608,18 +705,26 @@ def test_at_most_one_budget_is_charged_and_only_for_a_body(facts: Facts, outcome
 
 
 @given(some_facts(), some_outcome())
+def test_doubt_is_never_guessed(facts: Facts, outcome: Outcome) -> None:
+    found = decide(facts, outcome, NOW, Fixed())
+    if outcome.uncertain:
+        assert found.state is PENDING or found.reason is Reason.UNCERTAIN
+        assert found.state is FAILED or facts.policy.verify
+
+
+@given(some_facts(), some_outcome())
+def test_items_that_failed_are_never_a_plain_success(facts: Facts, outcome: Outcome) -> None:
+    if outcome.items != "all":
+        found = decide(facts, outcome, NOW, Fixed())
+        assert found.state is not SUCCEEDED or found.reason is Reason.PARTIAL
+
+
+@given(some_facts(), some_outcome())
 def test_on_lost_fail_never_runs_a_body_twice_whose_outcome_is_unknown(
     facts: Facts, outcome: Outcome
 ) -> None:
     if facts.policy.on_lost == "fail" and outcome.begun and outcome.cause in NO_OUTCOME:
         assert decide(facts, outcome, NOW, Fixed()).state is FAILED
-
-
-@given(some_facts(), some_outcome())
-def test_doubt_is_never_guessed(facts: Facts, outcome: Outcome) -> None:
-    if outcome.uncertain:
-        found = decide(facts, outcome, NOW, Fixed())
-        assert (found.state, found.reason) == (FAILED, Reason.UNCERTAIN)
 
 
 @given(some_facts(), some_outcome())

@@ -31,6 +31,7 @@ class Worker(msgspec.Struct, frozen=True):
     processes: int
     concurrency: int
     idle: int = 0
+    swept_at: int | None = None
 
     def lease_expired(self, now: int) -> bool:
         """Whether, by the clock on the wall, nothing was heard for a lease. For readers only."""

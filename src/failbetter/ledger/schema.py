@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from failbetter.limits import KEY_LENGTH
 
-REVISION = "0001"
+REVISION = "0002"
 """The migration this version of the code works with."""
 
 OLDEST_CODE = "0001"
@@ -156,6 +156,41 @@ effects = Table(
     Column("intended_at", BigInteger, nullable=False),
     Column("done_at", BigInteger),
     Column("result", Text),
+    # Who settled a doubt: "verify", or a person.
+    Column("settled_by", String(KEY_LENGTH)),
+    sqlite_with_rowid=False,
+)
+
+progress = Table(
+    "failbetter_progress",
+    metadata,
+    # How far a job has come, in each list that it works through and (series "") by its own word.
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("series", String(KEY_LENGTH), primary_key=True),
+    Column("done", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("vanished", BigInteger, nullable=False),
+    Column("total", BigInteger),
+    Column("cursor", Text),
+    # Of the attempt that wrote it last, and when.
+    Column("fence", Integer, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+items = Table(
+    "failbetter_items",
+    metadata,
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("series", String(KEY_LENGTH), primary_key=True),
+    Column("key", String(KEY_LENGTH), primary_key=True),
+    # 1: finished. 0: failed, as told by the error.
+    Column("done", SmallInteger, nullable=False),
+    # The attempt in which it was last seen in the list, and when it was finished.
+    Column("fence", Integer, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("error_type", String(KEY_LENGTH)),
+    Column("error_message", Text),
     sqlite_with_rowid=False,
 )
 
@@ -181,6 +216,8 @@ workers = Table(
     Column("concurrency", Integer, nullable=False),
     # 1: it waits for work, so that a producer elsewhere does well to tell of some.
     Column("idle", SmallInteger, nullable=False),
+    # When it last looked for interrupted jobs and could (by the ledger's clock).
+    Column("swept_at", BigInteger),
 )
 
 turns = Table(

@@ -19,6 +19,7 @@ from failbetter.lifecycle.states import Cause, Reason, State
 MAX_HAND_BACKS = 100
 
 Verdict = Literal["retry", "fail", "discard"]
+Items = Literal["all", "some", "none"]
 
 
 class Facts(msgspec.Struct, frozen=True, gc=False):
@@ -56,6 +57,10 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """Whether the body had begun."""
     uncertain: bool = False
     """Whether an effect of this attempt was intended and nobody knows whether it happened."""
+    items: Items = "all"
+    """Which of the items that the body worked through came to a good end."""
+    silent: float = 0.0
+    """Seconds since the worker that was lost was last heard of."""
 
 
 class Transition(msgspec.Struct, frozen=True, gc=False):
@@ -96,6 +101,11 @@ def _make(
         facts.suspect if suspect is None else suspect,
         released_since,
     )
+
+
+def partly_succeeded(facts: Facts) -> Transition:
+    """The body returned, some of its items failed, and to its task that is good enough."""
+    return _make(facts, State.SUCCEEDED, Reason.PARTIAL, crashes=_refund(facts), suspect=False)
 
 
 # One object serves every job that succeeds at its first attempt: the commonest case by far.
@@ -188,10 +198,26 @@ def decide(facts: Facts, outcome: Outcome, now: int, rng: Random) -> Transition:
     reached ends the job, with its real reason.
     """
     if outcome.uncertain:
-        return _uncertain(facts, outcome)
+        return _in_doubt(facts, outcome, now, rng)
     if outcome.cause is Cause.RETURNED:
-        return succeeded(facts)
+        return succeeded(facts) if outcome.items == "all" else _partial(facts, outcome)
     return _DECISIONS[outcome.cause](facts, outcome, now, rng)
+
+
+def _partial(facts: Facts, outcome: Outcome) -> Transition:
+    if outcome.items == "some" and facts.policy.on_partial == "succeed":
+        return partly_succeeded(facts)
+    return failed(facts, Reason.PARTIAL)
+
+
+def _in_doubt(facts: Facts, outcome: Outcome, now: int, rng: Random) -> Transition:
+    """A task that can tell does so when the job next runs; no end is reached before that."""
+    if facts.policy.verify:
+        decision = _DECISIONS.get(outcome.cause, _raised)  # it returned with an effect in doubt
+        transition = decision(facts, outcome, now, rng)
+        if transition.state is State.PENDING:
+            return transition
+    return _uncertain(facts, outcome)
 
 
 def _uncertain(facts: Facts, outcome: Outcome) -> Transition:
@@ -273,7 +299,9 @@ def _crashed(facts: Facts, outcome: Outcome, now: int, rng: Random) -> Transitio
 def _lost(facts: Facts, outcome: Outcome, now: int, rng: Random) -> Transition:
     if not outcome.begun:
         return handed_back(facts, now)
-    if facts.policy.on_lost == "fail" or facts.losses + 1 >= facts.policy.max_losses:
+    within = facts.policy.recover_within
+    too_late = within is not None and outcome.silent > within
+    if too_late or facts.policy.on_lost == "fail" or facts.losses + 1 >= facts.policy.max_losses:
         return failed(facts, Reason.LOST, losses=1)
     return handed_back(facts, now, losses=1)
 

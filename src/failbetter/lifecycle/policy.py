@@ -13,6 +13,7 @@ DEFAULT_BACKOFF = exponential(5, cap=3600)
 Budget = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 OnLost = Literal["retry", "fail"]
 Replay = Literal["safe", "confirm", "never"]
+OnPartial = Literal["fail", "succeed"]
 
 
 class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -28,6 +29,11 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     replay: Replay = "safe"
     redact: tuple[str, ...] = ()
     """Parameters whose values are shown nowhere."""
+    on_partial: OnPartial = "fail"
+    recover_within: Seconds | None = None
+    stalled_after: Seconds | None = None
+    verify: bool = False
+    """Whether the task has code that tells if an effect in doubt has happened."""
 
     def to_json(self) -> str:
         """The policy as the row keeps it: only what differs from the defaults."""
