@@ -26,14 +26,16 @@ from failbetter.errors import (
     Release,
     Retry,
     SchemaMismatch,
+    Stalled,
     TimedOut,
     UnknownTask,
 )
 from failbetter.health import Finding, Health
-from failbetter.job import Attempt, Effect, Job
+from failbetter.job import Attempt, Effect, FailedItem, Job, Progress
 from failbetter.lifecycle.backoff import Backoff, exponential, fixed, linear
 from failbetter.lifecycle.fingerprint import Failure, Frame, fingerprint
 from failbetter.mirror.check import MirrorCheck, MirrorRow
+from failbetter.resume import Items
 from failbetter.running import RunningJob, current_job
 from failbetter.task import Call, Task
 from failbetter.triage.queries import Group, Jobs, Outcome
@@ -55,6 +57,7 @@ __all__ = [
     "EffectUncertain",
     "Fail",
     "FailbetterError",
+    "FailedItem",
     "Failure",
     "Finding",
     "Frame",
@@ -62,6 +65,7 @@ __all__ = [
     "Happened",
     "Health",
     "Interrupted",
+    "Items",
     "Job",
     "JobFailed",
     "JobNotFound",
@@ -74,11 +78,13 @@ __all__ = [
     "NotInJob",
     "Outcome",
     "PayloadTooLarge",
+    "Progress",
     "Refused",
     "Release",
     "Retry",
     "RunningJob",
     "SchemaMismatch",
+    "Stalled",
     "Task",
     "TimedOut",
     "UnknownTask",

@@ -17,8 +17,8 @@
 
     Said (BaseException)          Release, Retry, Fail, Discard: said, not suffered
 
-`TimedOut`, `Interrupted` and `Cancelled` are raised *inside* a body by its worker; like the four
-said things they derive from BaseException, so that `except Exception` does not swallow them.
+`TimedOut`, `Stalled`, `Interrupted` and `Cancelled` are raised *inside* a body by its worker. Like
+the four said things they derive from BaseException: `except Exception` does not swallow them.
 """
 
 from __future__ import annotations
@@ -150,6 +150,10 @@ class Discard(Said):
 
 class TimedOut(BaseException):
     """Raised inside a body that ran past its task's `timeout`."""
+
+
+class Stalled(TimedOut):
+    """Raised inside a body that made no progress for its task's `stalled_after`."""
 
 
 class Interrupted(BaseException):

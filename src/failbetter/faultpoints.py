@@ -21,6 +21,8 @@ POINTS = frozenset(
         "in_hand_back",
         "in_tick",
         "before_delivered",
+        "before_own_commit",
+        "after_own_commit",
     }
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,8 +16,6 @@ from failbetter.lifecycle.states import ENDS, State
 from failbetter.twins import twin
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from failbetter.ledger.database import Database
     from failbetter.ledger.reads import AttemptRow, JobRow
 
@@ -54,6 +53,29 @@ class Effect(msgspec.Struct, frozen=True):
     intended_at: datetime
     done_at: datetime | None
     result: Any
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a job has come: `done` and `failed` of `total` (None: not known), last told `at`.
+
+    `vanished`: items that earlier attempts dealt with and that were no longer there.
+    """
+
+    done: int
+    failed: int
+    total: int | None
+    vanished: int
+    at: datetime
+
+
+class FailedItem(msgspec.Struct, frozen=True):
+    """An item of a job that failed; `list` is the name of the list it is in."""
+
+    list: str
+    key: str
+    at: datetime
+    error_type: str | None
+    error_message: str | None
 
 
 class Job:
@@ -154,6 +176,31 @@ class Job:
                 None if row.result is None else msgspec.json.decode(row.result),
             )
             for row in ledger.reads.effects_of(self._database, self._number)
+        ]
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the job has come, by its body's own word or else in its lists; None: unknown."""
+        found = ledger.progress.series_of(self._database, self._number)
+        own = [one for one in found if not one.series and (one.done or one.total is not None)]
+        lists = own or [one for one in found if one.series]
+        if not lists:
+            return None
+        totals = [one.total for one in lists]
+        return Progress(
+            sum(one.done for one in lists),
+            sum(one.failed for one in lists),
+            None if None in totals else sum(total or 0 for total in totals),
+            sum(one.vanished for one in lists),
+            _at(max(one.at for one in lists)),
+        )
+
+    def failed_items(self, limit: int = 100) -> list[FailedItem]:
+        """Items that `RunningJob.each` was to collect the errors of, in the order of their keys."""
+        rows = ledger.progress.failed_items(self._database, self._number, limit)
+        return [
+            FailedItem(row.series, row.key, _at(row.at), row.error_type, row.error_message)
+            for row in rows
         ]
 
     @property
@@ -272,8 +319,8 @@ class Job:
     def retry(self) -> Job:
         """Make a failed job wait again with fresh budgets, now.
 
-        Raises Refused, saying why, when it is not failed, has expired, or a live job has its
-        unique key.
+        Raises Refused, saying why, when it is not failed, has expired, a live job has its unique
+        key, or an effect of it is in doubt and its task has no `verify`: see `confirm`.
         """
         refused = self._database.transact(lambda tx: ledger.acts.retry(tx, self._number, tx.now()))
         if refused is not None:
@@ -282,6 +329,33 @@ class Job:
         return self.refresh()
 
     aretry = twin(retry)
+
+    def confirm(
+        self,
+        effect: str | None = None,
+        *,
+        happened: bool,
+        result: Any = None,
+        actor: str = "a person",
+    ) -> Job:
+        """Settle an effect in doubt of a failed job, as a person who has found out.
+
+        `effect`: its name, where several are in doubt. With `happened`, a later attempt's `once`
+        returns `result` (kept as JSON) instead of running it; without, it runs it. The job stays
+        failed until it is retried. Raises Refused, saying why; TypeError for a result that has
+        no form in JSON.
+        """
+        text = msgspec.json.encode(result).decode() if happened else None
+        refused = self._database.transact(
+            lambda tx: ledger.effects.confirm(
+                tx, self._number, effect, text, actor[:100], tx.now(), happened=happened
+            )
+        )
+        if refused is not None:
+            raise Refused(f"nothing of job {self.id} can be confirmed: {refused}")
+        return self.refresh()
+
+    aconfirm = twin(confirm)
 
     def discard(self) -> Job:
         """Put a failed job aside for good. Raises Refused when it is not failed."""

@@ -3,43 +3,65 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
-from failbetter import ids
+from failbetter import ids, resume
+from failbetter.doubt import Doubt, Happened
+from failbetter.durations import Duration, seconds
 from failbetter.errors import AttemptLost, EffectUncertain, NotInJob
 from failbetter.limits import MAX_RESULT
 from failbetter.logs import TaskLogger
+from failbetter.resume import Items, OnError, Series, to_its_end
+from failbetter.twins import twin
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
+
+    from failbetter.lifecycle.decide import Items as ItemsOutcome
+    from failbetter.resume import Answer
 
 T = TypeVar("T")
-P = ParamSpec("P")
-R = TypeVar("R")
+
+# Seconds between two reports of a body's own count.
+_REPORT_EVERY = 0.5
 
 _logger = logging.getLogger("failbetter.job")
 _encode = msgspec.json.Encoder().encode
 
 
-class Effects(Protocol):
-    """What a body needs of the ledger for its effects; its supervisor does it for the child."""
+class Line(Protocol):
+    """What a body needs of the ledger; its supervisor does it for the child."""
 
     def ask(self, kind: str, number: int, fence: int, name: str, value: str | None) -> Answer:
-        """`kind`: intend, done or not_done. Returns when it is committed."""
+        """Ask for something and return when it is committed; the kinds are `worker.requests`'."""
+
+    def post(self, kind: str, number: int, fence: int, name: str, value: str | None) -> None:
+        """Ask for something and go on: it is written before the attempt's end is."""
 
 
-class Answer(Protocol):
-    """`status`: go, done, uncertain or lost; `value`: a stored result, as JSON text."""
+class Transact(Protocol):
+    """A transaction on the ledger's database at whose end the attempt succeeds."""
 
-    @property
-    def status(self) -> str: ...
-    @property
-    def value(self) -> str | None: ...
+    def __call__(
+        self,
+        result: Callable[[], tuple[str | None, str | None]],
+        timeout: float,
+        given: Any,
+    ) -> AbstractContextManager[Any]:
+        """`result`: asked for at the end: as JSON, with a note. `given`: the caller's own."""
+
+
+def _name_only(error: BaseException) -> tuple[str, str]:
+    return type(error).__qualname__, str(error)
 
 
 class RunningJob:
@@ -52,11 +74,22 @@ class RunningJob:
         task: str,
         queue: str,
         attempt: int,
-        effects: Effects,
+        line: Line,
+        describe: resume.Describe = _name_only,
+        transact: Transact | None = None,
     ) -> None:
         self._number = number
         self._fence = fence
-        self._effects = effects
+        self._line = line
+        self._describe = describe
+        self._transact = transact
+        self._in_transaction = False
+        self.committed = False
+        """Whether the body's own transaction has written the job's success."""
+        self._lists: dict[str, Series[Any]] = {}
+        self._count: resume.Size | None = None
+        self._reported = 0.0
+        self._cursor: tuple[Any] | None = None
         self._cancelled = threading.Event()
         self._open_effects: set[str] = set()
         self.task = task
@@ -145,20 +178,35 @@ class RunningJob:
     ) -> T:
         """`once` for a function that is awaited."""
         try:
-            intent = await _to_its_end(self._intend, name)
+            intent = await to_its_end(self._intend, name)
         except asyncio.CancelledError:
             if name in self._open_effects:  # intended, and certainly not begun
-                await _to_its_end(self._take_back, name)
+                await to_its_end(self._take_back, name)
             raise
         if intent.status == "done":
             return _restored(intent)  # type: ignore[no-any-return]
         try:
             result = await function()
         except not_done:
-            await _to_its_end(self._take_back, name)
+            await to_its_end(self._take_back, name)
             raise
-        await _to_its_end(self._happened, name, result)
+        await to_its_end(self._happened, name, result)
         return result
+
+    def doubts(self) -> list[Doubt]:
+        """Effects that earlier attempts left in doubt."""
+        answer = self._ask("doubts", "", None)
+        found = msgspec.json.decode(answer.value or "[]", type=list[_Doubtful])
+        return [Doubt(one.name, self.effect_key(one.name), _at(one.intended_at)) for one in found]
+
+    def settle(self, doubt: Doubt, happened: Happened | None) -> None:
+        """Note what became of an effect in doubt; None: it has not happened."""
+        text: str | None = None
+        if happened is not None:
+            text, problem = _kept(happened.result)
+            if text is None:
+                raise TypeError(f"verify's result of {doubt.name!r} cannot be kept: {problem}")
+        self._ask("settle", doubt.name, text)
 
     def _intend(self, name: str) -> Answer:
         if not 0 < len(name) <= 100:
@@ -194,8 +242,222 @@ class RunningJob:
             # Even if the wait is interrupted: it is on its way, before this attempt's ending.
             self._open_effects.discard(name)
 
+    @contextlib.contextmanager
+    def transaction(
+        self,
+        *,
+        result: object = None,
+        connection: Any = None,
+        timeout: Duration = 10,
+    ) -> Iterator[Any]:
+        """What is written in this block commits together with the job's success: exactly once.
+
+        Yields a SQLAlchemy connection to the ledger's database; or `connection`, the caller's own
+        connection or session of SQLAlchemy's to it, whose transaction it then commits. When the
+        block ends, the job has succeeded with `result` (a value, or a function that is called at
+        the end), whatever its body still does. On an exception in the block, or when this attempt
+        is not the job's current one any more (AttemptLost), nothing of it is written.
+
+        `timeout`: how long the block may take; others may wait for what it locks (on SQLite, for
+        every write). Inside it, effects and progress cannot be told, and a job is enqueued with
+        `using(connection=…)`. Raises RuntimeError for that, and TimeoutError.
+        """
+        if self._transact is None:
+            raise NotInJob(
+                "a transaction with its job's success is had only where a worker runs it"
+            )
+        if self._in_transaction or self.committed:
+            raise RuntimeError(
+                "job.transaction() is used once in an attempt: with it, the job ends"
+            )
+        if self.uncertain:
+            raise RuntimeError(
+                f"effects are in doubt, so the job cannot succeed: {self.open_effects}"
+            )
+
+        def kept() -> tuple[str | None, str | None]:
+            text, problem = _kept(result() if callable(result) else result)
+            if problem is not None:
+                return None, f"result missing: {problem}"
+            return (None if text == "null" else text), None
+
+        self._in_transaction = True
+        try:
+            with self._transact(kept, seconds(timeout), connection) as opened:
+                yield opened
+            self.committed = True
+        finally:
+            self._in_transaction = False
+
+    # -- lists of items
+
+    def remaining(
+        self,
+        items: Iterable[T],
+        *,
+        key: Callable[[T], object] | None = None,
+        name: str = "items",
+        every: int = 1,
+    ) -> Iterator[T]:
+        """Go through `items`, those left out that an earlier attempt of this job has finished.
+
+        An item is finished when the loop comes back for the next one: that is on disk before the
+        next one begins. An exception, or leaving the loop, leaves its item unfinished.
+
+        `key`: a function from an item to what names it in every attempt (a text, a number, or what
+        has a form in JSON); None: the item itself. `name`: of the list, where a body has several.
+        `every`: note finished items in groups of up to so many (at most 10,000), which is faster;
+        after a death fewer than that many are done again. `items` is read that far ahead, and up
+        to 1,000 ahead while finished ones are passed over; it may have any length. Drives
+        `Job.progress`. What earlier attempts dealt with and is no longer there is logged.
+
+        Raises AttemptLost when this attempt is not the job's current one any more, TypeError for
+        a key that cannot be, ValueError for a second list of the same name.
+        """
+        return resume.one_by_one(self._open(items, key, name, every))
+
+    def aremaining(
+        self,
+        items: Iterable[T],
+        *,
+        key: Callable[[T], object] | None = None,
+        name: str = "items",
+        every: int = 1,
+    ) -> AsyncIterator[T]:
+        """`remaining` for async bodies: `async for item in job.aremaining(items): …`."""
+        return resume.one_by_one_async(self._open(items, key, name, every))
+
+    def each(
+        self,
+        items: Iterable[T],
+        function: Callable[[T], object],
+        *,
+        key: Callable[[T], object] | None = None,
+        name: str = "items",
+        concurrency: int = 1,
+        errors: OnError = "raise",
+        every: int = 1,
+    ) -> Items:
+        """Call `function` with each item that no earlier attempt has finished; what became of them.
+
+        `concurrency`: how many at a time, in threads. `errors`: "raise" stops at the first item
+        that raises, when those that run have ended, and raises that; "collect" notes it and goes
+        on: a body that returns after that has not plainly succeeded. Its job ends as its task's
+        `on_partial` says, and `failed(partial)` when no item at all was finished. A later attempt
+        runs the failed items again. What a body says of its whole job (`Release`, `Fail`, …)
+        always ends it. `key`, `name` and `every` as in `remaining`, and what is raised.
+        """
+        resume.check_function(function, is_async=False)
+        series = self._open(items, key, name, every, concurrency, errors)
+        return resume.run_each(series, function, concurrency, errors, self._describe)
+
+    async def aeach(
+        self,
+        items: Iterable[T],
+        function: Callable[[T], Awaitable[object]],
+        *,
+        key: Callable[[T], object] | None = None,
+        name: str = "items",
+        concurrency: int = 1,
+        errors: OnError = "raise",
+        every: int = 1,
+    ) -> Items:
+        """`each` for async bodies: awaits what `function` returns, `concurrency` at a time."""
+        resume.check_function(function, is_async=True)
+        series = self._open(items, key, name, every, concurrency, errors)
+        return await resume.run_each_async(series, function, concurrency, errors, self._describe)
+
+    def _open(
+        self,
+        items: Iterable[T],
+        key: Callable[[T], object] | None,
+        name: str,
+        every: int,
+        concurrency: int = 1,
+        errors: OnError = "raise",
+    ) -> Series[T]:
+        resume.check_list(name, every, concurrency, errors)
+        if name in self._lists:
+            raise ValueError(
+                f"a list named {name!r} was begun in this attempt already; give the second one a"
+                " name= of its own, or its items would count as the first one's"
+            )
+        series = Series(name, items, key, every, self._ask)
+        self._lists[name] = series
+        return series
+
+    @property
+    def items_outcome(self) -> ItemsOutcome:
+        """Whether items of this attempt failed, and whether any at all was ever finished."""
+        lists = self._lists.values()
+        if not any(one.failed for one in lists):
+            return "all"
+        return "some" if any(one.any_done for one in lists) else "none"
+
+    @property
+    def failed_items(self) -> tuple[int, BaseException | None]:
+        """How many items of this attempt failed, and the first error."""
+        lists = self._lists.values()
+        first = next((one.first_error for one in lists if one.first_error is not None), None)
+        return sum(one.failed for one in lists), first
+
+    # -- progress of the body's own
+
+    def progress(self, done: int, total: int | None = None) -> None:
+        """Say how far the body is: `done` of `total` (None: not known). Shown by `Job.progress`.
+
+        Never goes back: less than was said before, in whichever attempt, is not believed. Kept
+        about twice a second and when the body ends; also a sign that it has not stalled.
+        """
+        if done < 0 or (total is not None and total < 0):
+            raise ValueError(f"progress is a number of things from 0, not {done!r} of {total!r}")
+        self._count = resume.Size(total, done)
+        now = time.monotonic()
+        if now - self._reported >= _REPORT_EVERY:
+            self._reported = now
+            self._report()
+
+    def _report(self) -> None:
+        if self._count is not None:
+            self._post("count", "", _encode(self._count).decode())
+            self._count = None
+
+    def save_cursor(self, value: object) -> None:
+        """Keep where the body is, for a later attempt's `cursor`; on disk when this returns.
+
+        `value`: whatever has a form in JSON. Raises AttemptLost, TypeError.
+        """
+        text, problem = _kept(value)
+        if text is None:
+            raise TypeError(f"this cannot be kept as a cursor: {problem}")
+        self._ask("save_cursor", "", text)
+        self._cursor = (msgspec.json.decode(text),)
+
+    asave_cursor = twin(save_cursor)
+
+    @property
+    def cursor(self) -> Any:
+        """What was saved last with `save_cursor`, in whichever attempt; None: nothing was."""
+        if self._cursor is None:
+            answer = self._ask("cursor", "", None)
+            self._cursor = (_restored(answer),)
+        return self._cursor[0]
+
+    def leave(self) -> None:
+        """The body has ended: what it has not told yet is told before its end is."""
+        for one in self._lists.values():
+            one.leave(self._post)
+        self._report()
+
+    def _post(self, kind: str, name: str, value: str | None) -> None:
+        self._line.post(kind, self._number, self._fence, name, value)
+
     def _ask(self, kind: str, name: str, value: str | None) -> Answer:
-        answer = self._effects.ask(kind, self._number, self._fence, name, value)
+        if self._in_transaction:
+            raise RuntimeError(
+                f"inside job.transaction() the ledger cannot be asked for {kind!r}: do that before"
+            )
+        answer = self._line.ask(kind, self._number, self._fence, name, value)
         if answer.status == "lost":
             raise AttemptLost(
                 f"job {self.id} is not this attempt's any more (it was handed back or ended);"
@@ -204,14 +466,13 @@ class RunningJob:
         return answer
 
 
-async def _to_its_end(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run in a thread and wait for it, even if cancelled meanwhile: then raise that afterwards."""
-    running = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise
+class _Doubtful(msgspec.Struct):
+    name: str
+    intended_at: int
+
+
+def _at(value: int) -> datetime:
+    return datetime.fromtimestamp(value / 1e6, UTC)
 
 
 def _kept(result: object) -> tuple[str | None, str | None]:

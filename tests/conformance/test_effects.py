@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.conformance.kit import NOW, SECOND, Ledger
 
-from failbetter.ledger import reads
+from failbetter.ledger import acts, effects, reads
 from failbetter.ledger.claims import Claimed
+from failbetter.lifecycle.policy import Policy
 from failbetter.lifecycle.states import Cause
 
 LATER = NOW + 60 * SECOND
@@ -136,10 +139,73 @@ def test_of_a_job_that_is_over_no_effect_begins(worked: Ledger) -> None:
     assert worked.intend(job) == ("lost", None)
 
 
-def test_doubt_outlives_a_retry_by_hand(worked: Ledger) -> None:
+def test_no_retry_while_an_effect_is_in_doubt(worked: Ledger) -> None:
+    """Promise 9, A10: a doubt is settled truthfully, never guessed."""
     job = claimed(worked)
     worked.intend(job)
     worked.end(job, Cause.CRASHED, uncertain=True)
     assert worked.row(job.id).reason == "uncertain"
-    worked.retry(job.id, LATER)
+    assert "in doubt" in str(worked.retry(job.id, LATER))
+    with worked.database.write() as tx:
+        (why,) = acts.retry_all(tx, [(job.id, False)], LATER).values()
+    assert "in doubt" in why
+    assert worked.row(job.id).state == "failed"
+
+
+def test_the_task_can_tell_when_it_is_retried(worked: Ledger) -> None:
+    worked.add(policy=Policy(verify=True, max_crashes=1))
+    job = worked.claim_one()
+    worked.intend(job)
+    worked.end(job, Cause.CRASHED, uncertain=True)
+    assert worked.row(job.id).reason == "uncertain"
+    assert worked.retry(job.id, LATER) is None
     assert worked.intend(worked.claim_one(now=LATER)) == ("uncertain", None)
+
+
+def confirm(ledger: Ledger, number: int, name: str | None = None, **given: Any) -> str | None:
+    wanted = {"result": "7", "by": "ann", "now": LATER, "happened": True} | given
+    with ledger.database.write() as tx:
+        return effects.confirm(tx, number, name, **wanted)
+
+
+def in_doubt(ledger: Ledger, *names: str) -> int:
+    """A failed job with such effects in doubt."""
+    job = claimed(ledger)
+    for name in names:
+        ledger.intend(job, name)
+    ledger.end(job, Cause.CRASHED, uncertain=True)
+    return job.id
+
+
+def test_a_person_says_that_it_happened(worked: Ledger) -> None:
+    number = in_doubt(worked, "e")
+    assert confirm(worked, number) is None
+    assert worked.row(number).note == "the effect 'e' happened, says ann"
+    assert worked.retry(number, LATER) is None
+    assert worked.intend(worked.claim_one(now=LATER)) == ("done", "7")
+
+
+def test_a_person_says_that_it_did_not_happen(worked: Ledger) -> None:
+    number = in_doubt(worked, "e")
+    assert confirm(worked, number, "e", happened=False) is None
+    assert worked.row(number).note == "the effect 'e' did not happen, says ann"
+    assert worked.retry(number, LATER) is None
+    assert worked.intend(worked.claim_one(now=LATER)) == ("go", None)
+
+
+def test_of_several_doubts_one_is_named(worked: Ledger) -> None:
+    number = in_doubt(worked, "e", "f")
+    assert confirm(worked, number) == "several effects are in doubt, so name one: e, f"
+    assert confirm(worked, number, "g") == "no effect 'g' is in doubt, but: e, f"
+    assert confirm(worked, number, "f") is None
+    assert "in doubt" in str(worked.retry(number, LATER))
+    assert confirm(worked, number) is None
+    assert worked.retry(number, LATER) is None
+
+
+def test_what_cannot_be_confirmed(worked: Ledger) -> None:
+    assert confirm(worked, 404) == "not found"
+    job = claimed(worked)
+    assert confirm(worked, job.id) == "not failed but pending"
+    worked.end(job, Cause.RAISED, verdict="fail")
+    assert confirm(worked, job.id) == "no effect of it is in doubt"

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import pathlib
 import re
 import resource
 import signal
@@ -17,6 +18,9 @@ import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any
+
+import sqlalchemy
+from sqlalchemy.orm import Session
 
 import failbetter
 
@@ -575,3 +579,207 @@ def deaf_for(seconds: float) -> None:
 def run_program(command: list[str]) -> int:
     with told():
         return subprocess.run(command, check=False).returncode
+
+
+# -- those that resume
+
+
+@task(max_crashes=1_000, max_losses=1_000)
+def mirror_all(count: int, seconds: float, every: int = 1) -> int:
+    """Works through a list, one item after another."""
+    with told():
+        for n in failbetter.current_job().remaining(range(count), every=every):
+            record(f"item {n}")
+            time.sleep(seconds)
+            record(f"done {n}")
+        return count
+
+
+@task(max_crashes=1_000, max_losses=1_000)
+async def amirror_all(count: int, seconds: float) -> int:
+    with told():
+        async for n in failbetter.current_job().aremaining(range(count)):
+            record(f"item {n}")
+            await asyncio.sleep(seconds)
+            record(f"done {n}")
+        return count
+
+
+@task(max_crashes=1_000, max_losses=1_000)
+def mirror_each(count: int, seconds: float) -> int:
+    """Works through a list, several items at a time."""
+
+    def mirror(n: int) -> None:
+        record(f"item {n}")
+        time.sleep(seconds)
+        record(f"done {n}")
+
+    with told():
+        return failbetter.current_job().each(range(count), mirror, concurrency=4).done
+
+
+@task(max_crashes=1_000, max_losses=1_000)
+async def amirror_each(count: int, seconds: float) -> int:
+    async def mirror(n: int) -> None:
+        record(f"item {n}")
+        await asyncio.sleep(seconds)
+        record(f"done {n}")
+
+    with told():
+        return (await failbetter.current_job().aeach(range(count), mirror, concurrency=4)).done
+
+
+def _unless_bad(n: int) -> None:
+    if n in BAD:
+        raise ConnectionError(f"no luck with {n}")
+
+
+BAD = (3, 7)
+
+
+@task()
+def some_fail(count: int) -> str:
+    with told():
+        failbetter.current_job().each(range(count), _unless_bad, errors="collect", concurrency=2)
+        return "came to the end"
+
+
+@task(on_partial="succeed")
+def some_may_fail(numbers: list[int]) -> str:
+    with told():
+        failbetter.current_job().each(numbers, _unless_bad, errors="collect")
+        return "came to the end"
+
+
+@task(max_attempts=2, backoff=0.0)
+def first_error_stops(count: int) -> None:
+    with told():
+        failbetter.current_job().each(range(count), _unless_bad, concurrency=2)
+
+
+@task(max_crashes=1_000, max_losses=1_000)
+def by_cursor(pages: int, seconds: float) -> int:
+    with told():
+        job = failbetter.current_job()
+        page = job.cursor or 0
+        record(f"from {page}")
+        while page < pages:
+            time.sleep(seconds)
+            page += 1
+            job.save_cursor(page)
+            job.progress(page, pages)
+        return int(page)
+
+
+@task(stalled_after=0.5, max_attempts=1)
+def stuck(seconds: float, signs: int = 0) -> str:
+    """Gives so many signs of progress, and then none."""
+    with told():
+        job = failbetter.current_job()
+        for n in range(signs):
+            time.sleep(0.2)
+            job.save_cursor(n)
+        time.sleep(seconds)
+        return "came through"
+
+
+@task(stalled_after=0.3, max_attempts=1)
+def stuck_in_c() -> None:
+    """Hears of nothing: its process must be killed."""
+    with told():
+        re.match(r"(a+)+$", "a" * 40 + "b")
+
+
+def _look_up(doubt: failbetter.Doubt, folder: str) -> bool | failbetter.Happened | None:
+    """Asks the one who would know: the file that the effect leaves."""
+    if os.path.exists(f"{folder}/nobody-knows"):
+        return None
+    if os.path.exists(f"{folder}/{doubt.name}"):
+        return failbetter.Happened("seen")
+    return False
+
+
+@task(verify=_look_up, max_crashes=1_000, max_losses=1_000)
+def pay_and_see(folder: str) -> str:
+    """An effect in whose midst its process dies at the first attempt, before or after it."""
+    with told():
+
+        def charge() -> str:
+            first = failbetter.current_job().attempt == 1
+            if first and os.path.exists(f"{folder}/die-before"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            _effect("charge", 1)
+            pathlib.Path(f"{folder}/charge").touch()
+            if first:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return "done"
+
+        return failbetter.current_job().once("charge", charge)
+
+
+# -- those that commit with their success
+
+
+@task(max_crashes=1_000, max_losses=1_000)
+def book(n: int) -> None:
+    """Writes a row of the user's own in one commit with the job's success."""
+    record("start")
+    with failbetter.current_job().transaction(result=n) as connection:
+        connection.exec_driver_sql(f"INSERT INTO books VALUES ({n})")
+        record("end")  # a death after the commit comes too late to change anything
+
+
+@task(max_crashes=1_000, max_losses=1_000)
+def book_late(n: int, seconds: float) -> None:
+    with told():
+        time.sleep(seconds)
+        with failbetter.current_job().transaction() as connection:
+            connection.exec_driver_sql(f"INSERT INTO books VALUES ({n})")
+
+
+@task(max_attempts=1)
+def book_badly(n: int) -> None:
+    with told(), failbetter.current_job().transaction() as connection:
+        connection.exec_driver_sql(f"INSERT INTO books VALUES ({n})")
+        raise ValueError("a change of mind")
+
+
+@task(max_attempts=1)
+def book_and_raise(n: int) -> None:
+    with told():
+        with failbetter.current_job().transaction(result=lambda: n + 1) as connection:
+            connection.exec_driver_sql(f"INSERT INTO books VALUES ({n})")
+        raise ValueError("too late")
+
+
+@task(max_attempts=1)
+def book_in_session(n: int) -> None:
+    with told():
+        job = failbetter.current_job()
+        engine = sqlalchemy.create_engine(os.environ["FAILBETTER_URL"])
+        with Session(engine) as session, job.transaction(connection=session) as given:
+            assert given is session
+            session.execute(sqlalchemy.text("INSERT INTO books VALUES (:n)"), {"n": n})
+
+
+@task(max_attempts=1)
+def book_too_slowly(n: int) -> None:
+    with told(), failbetter.current_job().transaction(timeout=0.2) as connection:
+        connection.exec_driver_sql(f"INSERT INTO books VALUES ({n})")
+        time.sleep(0.4)
+
+
+@task(max_attempts=1)
+def book_and_ask(n: int, what: str) -> None:
+    """What cannot be had inside the transaction says so at once."""
+    with told():
+        job = failbetter.current_job()
+        app = make_app()
+        with job.transaction() as connection:
+            connection.exec_driver_sql(f"INSERT INTO books VALUES ({n})")
+            if what == "effect":
+                job.once("charge", lambda: 1)
+            elif what == "cursor":
+                job.save_cursor(1)
+            else:
+                app.tasks["work"].using(connection=connection).enqueue(n)

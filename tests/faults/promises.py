@@ -109,7 +109,8 @@ def _attempts(row: Any, tried: list[Any], *, anew: bool) -> Iterator[str]:
     for one in tried:
         if one.begun_at is None or one.begun_at > one.ended_at:
             yield f"attempt {one.number} began at {one.begun_at}, ended at {one.ended_at}"
-        if one.cause == Cause.RETURNED and one.state != State.SUCCEEDED:
+        returned = one.cause == Cause.RETURNED and one.reason != Reason.PARTIAL
+        if returned and one.state != State.SUCCEEDED:
             yield f"attempt {one.number} returned, and made it {one.state}"
     endings = [one for one in tried if one.state in ENDS]
     if len(endings) > 1 and not anew:

@@ -20,10 +20,11 @@ IN_SUPERVISOR = {
 }
 IN_CHILD = {"before_body": "before_body:5", "in_body": "in_body:5", "after_body": "after_body:5"}
 IN_COURIER = {"before_delivered"}  # see test_mirror
+IN_OWN_COMMIT = {"before_own_commit", "after_own_commit"}  # see test_resume
 
 
 def test_every_point_is_tested() -> None:
-    assert IN_SUPERVISOR.keys() | IN_CHILD.keys() | IN_COURIER == POINTS
+    assert IN_SUPERVISOR.keys() | IN_CHILD.keys() | IN_COURIER | IN_OWN_COMMIT == POINTS
 
 
 def fill(site: Site) -> None:

@@ -41,6 +41,7 @@ ROWS: tuple[frozenset[str], ...] = (
     LEAVES,
     frozenset({"lifecycle", "fleet"}),
     frozenset({"ledger"}),
+    frozenset({"resume"}),  # lists that a body works through
     frozenset({"running"}),  # the handle in a body; the worker's child sets it
     frozenset({"job"}),  # the handle from outside
     frozenset({"recovery", "triage", "holds", "health", "mirror"}),

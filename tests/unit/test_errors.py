@@ -11,7 +11,12 @@ import failbetter
 from failbetter import errors
 
 SAID = (failbetter.Release, failbetter.Retry, failbetter.Fail, failbetter.Discard)
-INSIDE = (failbetter.TimedOut, failbetter.Interrupted, failbetter.Cancelled)
+INSIDE = (
+    failbetter.TimedOut,
+    failbetter.Stalled,
+    failbetter.Interrupted,
+    failbetter.Cancelled,
+)
 CLASSES = {
     name: value
     for name, value in vars(errors).items()

@@ -46,6 +46,9 @@ class Dict:
         self.rows.pop(name)
         return Answer("lost" if lost else "go")
 
+    def post(self, kind: str, number: int, fence: int, name: str, value: str | None) -> None:
+        self.ask(kind, number, fence, name, value)
+
 
 @pytest.fixture
 def ledger() -> Dict:

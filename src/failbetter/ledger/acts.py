@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from sqlalchemy import literal_column, null, select, update
+from sqlalchemy import literal_column, null, or_, select, update
 
 from failbetter.ledger.mirrors import follow, follow_all
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
-from failbetter.ledger.schema import jobs
+from failbetter.ledger.schema import effects, jobs
 from failbetter.lifecycle.states import Reason, State
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement
 
-    from failbetter.ledger.kinds import Tx
+    from failbetter.ledger.kinds import Kind, Tx
 
 
 Batch: TypeAlias = "Sequence[tuple[int, bool]]"
@@ -55,29 +55,44 @@ CANCEL_AS_ASKED = Prepared(
     .where(_this, jobs.c.cancel == ONE, *_waits),
     "now id",
 )
-RETRY = Prepared(
-    update(jobs)
-    .values(
-        state=_is(State.PENDING),
-        reason=null(),
-        rank=-jobs.c.priority,
-        run_at=b("now"),
-        begun_at=null(),
-        ended_at=null(),
-        live=ONE,
-        cancel=null(),
-        fence=jobs.c.fence + ONE,
-        attempts=ZERO,
-        crashes=ZERO,
-        losses=ZERO,
-        hand_backs=ZERO,
-        suspect=ZERO,
-        released_since=null(),
+
+
+def _doubts_can_be_settled(kind: Kind) -> ColumnElement[bool]:
+    """Whether nothing is in doubt about the job, or its task can tell when it runs."""
+    in_doubt = select(ONE).where(effects.c.job_id == jobs.c.id, effects.c.done_at.is_(None))
+    return or_(
+        jobs.c.reason != _is(Reason.UNCERTAIN),
+        kind.contains(jobs.c.policy, literal_column("'\"verify\":true'")),
+        ~in_doubt.exists(),
     )
-    .where(
-        _this,
-        jobs.c.state == _is(State.FAILED),
-        jobs.c.expires_at.is_(None) | (jobs.c.expires_at > b("limit")),
+
+
+RETRY = Prepared(
+    lambda kind: (
+        update(jobs)
+        .values(
+            state=_is(State.PENDING),
+            reason=null(),
+            rank=-jobs.c.priority,
+            run_at=b("now"),
+            begun_at=null(),
+            ended_at=null(),
+            live=ONE,
+            cancel=null(),
+            fence=jobs.c.fence + ONE,
+            attempts=ZERO,
+            crashes=ZERO,
+            losses=ZERO,
+            hand_backs=ZERO,
+            suspect=ZERO,
+            released_since=null(),
+        )
+        .where(
+            _this,
+            jobs.c.state == _is(State.FAILED),
+            jobs.c.expires_at.is_(None) | (jobs.c.expires_at > b("limit")),
+            _doubts_can_be_settled(kind),
+        )
     ),
     "now id limit",
 )
@@ -93,6 +108,11 @@ LIVE_OF = Prepared(
 )
 _KEY_IS_TAKEN = "a live job has its unique key"
 STATE_OF = Prepared(select(jobs.c.state).where(_this), "id")
+TIME_IS_OVER = Prepared(select(jobs.c.id).where(_this, jobs.c.expires_at <= b("now")), "id now")
+_IN_DOUBT = (
+    "an effect of it is in doubt, and running it again could repeat that; find out and say so"
+    " with `failbetter failed confirm`"
+)
 
 
 def cancel(tx: Tx, number: int, now: int) -> bool:
@@ -137,7 +157,9 @@ def retry(tx: Tx, number: int, now: int, *, keyed: bool = True) -> str | None:
     row = tx.row(STATE_OF, number)
     if row is None:
         return "not found"
-    return "expired" if row[0] == State.FAILED else f"not failed but {row[0]}"
+    if row[0] != State.FAILED:
+        return f"not failed but {row[0]}"
+    return _IN_DOUBT if tx.row(TIME_IS_OVER, number, now) is None else "expired"
 
 
 def discard(tx: Tx, number: int, now: int, *, keyed: bool = True) -> str | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from sqlalchemy import Engine, Select
+    from sqlalchemy import Connection, Engine, Select
 
     from failbetter.ledger.prepared import Prepared
 
@@ -67,6 +67,7 @@ class Database:
         self._listening = False
         self._fleet: Fleet | None = None
         self._ready = False
+        self._inside: int | None = None
         _databases.add(self)
 
     @property
@@ -182,6 +183,11 @@ class Database:
     @contextlib.contextmanager
     def _own_writer(self) -> Iterator[Writer]:
         """The writing connection, for one thread at a time; after any error undone, or given up."""
+        if self._inside == threading.get_ident() and self.kind.one_writer:
+            raise LedgerError(
+                "inside job.transaction() nothing else can be written to this ledger; enqueue with"
+                " `using(connection=…)` on the connection that it gave"
+            )
         with self._lock, self.translated():
             is_new = self._writer is None
             writer = self._writer = self._writer or self.kind.writer(self.fleet.folder)
@@ -192,6 +198,23 @@ class Database:
             except BaseException:
                 self._roll_back(writer)
                 raise
+
+    @contextlib.contextmanager
+    def transaction(self, timeout: float) -> Iterator[Connection]:
+        """A transaction of a user's own on a connection of SQLAlchemy's; undone unless committed.
+
+        Where one writes at a time, this thread writes nothing else before its end.
+        """
+        self.ensure_schema()
+        with contextlib.ExitStack() as stack:
+            with self.translated():  # but not what the user's own statements raise
+                opened = self.kind.transaction(self.fleet.folder, timeout)
+                connection = stack.enter_context(opened)
+            self._inside = threading.get_ident()
+            try:
+                yield connection
+            finally:
+                self._inside = None
 
     # -- news
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
 from sqlalchemy import delete, insert, literal_column, select, update
 
 from failbetter.ledger.endings import still_current
 from failbetter.ledger.prepared import ZERO, Prepared, b
-from failbetter.ledger.schema import effects
+from failbetter.ledger.schema import effects, jobs
+from failbetter.lifecycle.states import State
 
 if TYPE_CHECKING:
     from failbetter.ledger.kinds import Tx
@@ -33,6 +35,21 @@ NOT_DONE = Prepared(
     delete(effects).where(*_this, effects.c.fence == b("fence"), effects.c.done_at.is_(None)),
     "id name fence",
 )
+DOUBTS = Prepared(
+    select(effects.c.name, effects.c.intended_at)
+    .where(effects.c.job_id == b("id"), effects.c.done_at.is_(None))
+    .order_by(effects.c.intended_at),
+    "id",
+)
+HAPPENED = Prepared(
+    update(effects)
+    .values(done_at=b("now"), result=b("result"), settled_by=b("by"))
+    .where(*_this, effects.c.done_at.is_(None)),
+    "now result by id name",
+)
+STATE_OF = Prepared(select(jobs.c.state).where(jobs.c.id == b("id")).with_for_update(), "id")
+NOTE = Prepared(update(jobs).values(note=b("note")).where(jobs.c.id == b("id")), "note id")
+NEVER_HAPPENED = Prepared(delete(effects).where(*_this, effects.c.done_at.is_(None)), "id name")
 IN_DOUBT = Prepared(
     select(literal_column("1"))
     .where(effects.c.job_id == b("id"), effects.c.done_at.is_(None))
@@ -75,6 +92,72 @@ def not_done(tx: Tx, number: int, fence: int, name: str) -> Intent:
     """Take the intention back: the effect is known not to have happened."""
     tx.run(NOT_DONE, number, name, fence)
     return "go" if still_current(tx, number, fence) else "lost"
+
+
+class Doubt(msgspec.Struct, frozen=True):
+    """An effect in doubt; `intended_at` in microseconds since the epoch."""
+
+    name: str
+    intended_at: int
+
+
+def doubts(tx: Tx, number: int) -> list[Doubt]:
+    """The effects of the job that were intended and are not known to have happened."""
+    return [Doubt(*row) for row in tx.rows(DOUBTS, number)]
+
+
+def has_happened(
+    tx: Tx, number: int, fence: int, name: str, result: str, by: str, now: int
+) -> Intent:
+    """Settle a doubt of an earlier attempt: the effect has happened."""
+    if not still_current(tx, number, fence):
+        return "lost"
+    tx.run(HAPPENED, now, result, by, number, name)
+    return "done"
+
+
+def never_happened(tx: Tx, number: int, fence: int, name: str) -> Intent:
+    """Settle a doubt of an earlier attempt: the effect has not happened."""
+    if not still_current(tx, number, fence):
+        return "lost"
+    tx.run(NEVER_HAPPENED, number, name)
+    return "go"
+
+
+def confirm(
+    tx: Tx,
+    number: int,
+    name: str | None,
+    result: str | None,
+    by: str,
+    now: int,
+    *,
+    happened: bool,
+) -> str | None:
+    """A person settles a doubt of a failed job; else why not, in a few words.
+
+    `name` None: the one effect that is in doubt.
+    """
+    row = tx.row(STATE_OF, number)
+    if row is None:
+        return "not found"
+    if row[0] != State.FAILED:
+        return f"not failed but {row[0]}"
+    names = [doubt.name for doubt in doubts(tx, number)]
+    if not names:
+        return "no effect of it is in doubt"
+    if name is None and len(names) > 1:
+        return f"several effects are in doubt, so name one: {', '.join(names)}"
+    name = name or names[0]
+    if name not in names:
+        return f"no effect {name!r} is in doubt, but: {', '.join(names)}"
+    if happened:
+        tx.run(HAPPENED, now, result, by, number, name)
+    else:
+        tx.run(NEVER_HAPPENED, number, name)
+    verb = "happened" if happened else "did not happen"
+    tx.run(NOTE, f"the effect {name!r} {verb}, says {by}", number)
+    return None
 
 
 def in_doubt(tx: Tx, number: int) -> bool:

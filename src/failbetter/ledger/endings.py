@@ -178,8 +178,9 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[Settlement]:
 
 
 def _is_plain(ending: Settlement) -> bool:
-    """Whether it is a first attempt's success: by far the commonest ending, with few columns."""
-    return ending.transition.state is State.SUCCEEDED and ending.number == 1
+    """Whether it is a first attempt's whole success: the commonest ending, with few columns."""
+    to = ending.transition
+    return to.state is State.SUCCEEDED and to.reason is None and ending.number == 1
 
 
 def _succeed_all(tx: Tx, endings: Sequence[Settlement]) -> list[Settlement]:

@@ -49,9 +49,9 @@ def insert_jobs(database: Database, connection: Any, new: Sequence[NewJob]) -> I
     """
     if is_async(connection):
         raise TypeError("this connection is an async one: use `await ….aenqueue(…)`")
-    _be_known(database)
+    be_known(database)
     with database.translated():
-        inserted = enqueue.insert_new(_joined(database.kind, connection), new)
+        inserted = enqueue.insert_new(joined(database.kind, connection), new)
     _at_commit(connection, database.wake)
     return inserted
 
@@ -70,7 +70,7 @@ async def ainsert_jobs(database: Database, connection: Any, new: Sequence[NewJob
             "joining the transaction of an async driver's connection needs greenlet: install"
             " sqlalchemy[asyncio]"
         ) from None
-    _be_known(database)
+    be_known(database)
 
     def insert() -> Inserted:
         tx = AwaitedTx(database.kind, connection, await_only)
@@ -81,7 +81,7 @@ async def ainsert_jobs(database: Database, connection: Any, new: Sequence[NewJob
     return found
 
 
-def _be_known(database: Database) -> None:
+def be_known(database: Database) -> None:
     """Make sure that the tables are there, and under which schema, on a connection of our own.
 
     Once: that connection may be another thread's just then, who waits for this very transaction.
@@ -91,7 +91,8 @@ def _be_known(database: Database) -> None:
             _known.add(database)
 
 
-def _joined(kind: Kind, connection: Any) -> Tx:
+def joined(kind: Kind, connection: Any) -> Tx:
+    """The open transaction of a caller's connection or session. Raises TypeError."""
     if isinstance(connection, scoped_session):
         connection = connection()
     if isinstance(connection, Session):

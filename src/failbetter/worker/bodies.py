@@ -18,7 +18,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from failbetter.errors import Cancelled, Interrupted, TimedOut
+from failbetter.errors import Cancelled, Interrupted, Stalled, TimedOut
 from failbetter.worker.wire import MAX_HANDOUT, unpack_handout
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 EXCEPTIONS: dict[str, type[BaseException]] = {
     "timeout": TimedOut,
+    "stalled": Stalled,
     "stop": Interrupted,
     "lost": Interrupted,
     "cancel": Cancelled,
@@ -122,13 +123,12 @@ class OneByOne:
             self._executor.returned(attempt, value)
 
     def _call(self, attempt: Attempt) -> Any:
-        function, args, kwargs = attempt.task.function, attempt.args, attempt.kwargs
         if not attempt.task.is_async:
-            return function(*args, **kwargs)
+            return attempt.run()
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self._loop)
-        self._task = self._loop.create_task(function(*args, **kwargs))
+        self._task = self._loop.create_task(attempt.arun())
         try:
             return self._loop.run_until_complete(self._task)
         except asyncio.CancelledError as error:
@@ -188,7 +188,7 @@ class Concurrent:
             try:
                 with self._lock:
                     self._in_threads[key] = (attempt, threading.get_ident())
-                value = attempt.task.function(*attempt.args, **attempt.kwargs)
+                value = attempt.run()
             finally:
                 self._leave_table(key)
         except BaseException as error:
@@ -275,7 +275,7 @@ def _note_stack(body: asyncio.Task[Any], stacks: int) -> None:
 async def _caught(attempt: Attempt) -> tuple[Any, BaseException | None]:
     """What the body returned or raised. SystemExit, let out of a task, would end the loop."""
     try:
-        return await attempt.task.function(*attempt.args, **attempt.kwargs), None
+        return await attempt.arun(), None
     except asyncio.CancelledError:
         raise
     except BaseException as error:

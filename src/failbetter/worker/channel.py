@@ -61,11 +61,15 @@ class Channel:
         except BaseException:
             # Interrupted while it waited. An effect only intended has certainly not been begun.
             if kind == "intend":
-                self.tell(Request(0, "not_done", number, fence, name, None))
+                self.post("not_done", number, fence, name, None)
             raise
         if reply.status == "failed":
             raise LedgerUnavailable(reply.value or "the ledger could not do it")
         return reply
+
+    def post(self, kind: str, number: int, fence: int, name: str, value: str | None) -> None:
+        """Send a request whose answer nobody waits for."""
+        self.tell(Request(0, kind, number, fence, name, value))
 
     def payload(self, handout: Handout) -> str:
         """Arguments that were too large for the hand-out."""

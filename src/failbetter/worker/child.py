@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    executor = Executor(app, channel, Ring(Path(board), options.index))
+    executor = Executor(app, channel, Ring(Path(board), options.index), code)
     way: OneByOne | Concurrent
     if options.slots == 1:
         way = OneByOne(executor, options.stacks)

@@ -16,12 +16,13 @@ import msgspec
 from failbetter import ids
 from failbetter.errors import LedgerError
 from failbetter.faultpoints import passing
-from failbetter.ledger import claims, effects, registry
-from failbetter.ledger.endings import Settlement, is_recorded, settle
-from failbetter.lifecycle.decide import Outcome, decide
+from failbetter.ledger import claims, registry
+from failbetter.ledger.endings import Error, Settlement, is_recorded, settle
+from failbetter.lifecycle.decide import Items, Outcome, decide
 from failbetter.lifecycle.states import Cause, State
 from failbetter.worker.judgement import Undecided, judge
-from failbetter.worker.wire import Reply, Request, Returned
+from failbetter.worker.requests import answer
+from failbetter.worker.wire import Partial, Reply, Request, Returned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +80,28 @@ class Desk:
                 None if result == "null" else result,
                 message.note,
                 mirror_key=job.mirror_key,
+            )
+        )
+
+    def partial(self, job: Claimed, message: Partial, code: str | None) -> None:
+        """A body returned after some of its items had failed."""
+        told = message.returned
+        items: Items = message.items  # type: ignore[assignment]  # the child's own
+        self._undecided.append(
+            Undecided(
+                job,
+                Outcome(Cause.RETURNED, items=items),
+                told.begun_at,
+                told.ended_at,
+                code,
+                Error(
+                    message.error_type,
+                    message.error_message,
+                    message.traceback,
+                    message.fingerprint,
+                ),
+                result=bytes(told.result).decode(),
+                note=told.note,
             )
         )
 
@@ -281,18 +304,3 @@ class Desk:
 
 
 _RETURNED = Outcome(Cause.RETURNED)
-
-
-def answer(tx: Tx, asked: Request, *, again: bool = False) -> Reply:
-    """Do what a body asked for. `again`: it may have been done, and not been heard of."""
-    now = tx.now()
-    number, fence, name = asked.id, asked.fence, asked.name
-    status: str
-    value: str | None = None
-    if asked.kind == "intend":
-        status, value = effects.intend(tx, number, fence, name, now, again=again)
-    elif asked.kind == "done":
-        status = effects.done(tx, number, fence, name, asked.value, now)
-    else:
-        status = effects.not_done(tx, number, fence, name)
-    return Reply(asked.request, status, value)

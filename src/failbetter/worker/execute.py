@@ -5,27 +5,41 @@ from __future__ import annotations
 import os
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from failbetter import logs
+from failbetter import ledger, logs
 from failbetter.errors import EffectUncertain, Release, Retry
 from failbetter.faultpoints import passing
 from failbetter.lifecycle.fingerprint import Failure, fingerprint
 from failbetter.lifecycle.states import Cause
 from failbetter.limits import MAX_RESULT
 from failbetter.running import RunningJob, current
-from failbetter.worker.verdict import MAX_MESSAGE, Judged, describe, judge, secret_texts
-from failbetter.worker.wire import NULL, Ended, Returned
+from failbetter.worker import doubts
+from failbetter.worker.verdict import (
+    MAX_MESSAGE,
+    Described,
+    Judged,
+    describe,
+    judge,
+    secret_texts,
+)
+from failbetter.worker.wire import NULL, Committed, Ended, Partial, Returned
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from failbetter.app import App
     from failbetter.board import Ring
     from failbetter.task import Task
     from failbetter.worker.channel import Channel
     from failbetter.worker.wire import Handout
 
+# Of each failed item so much of its error's message is kept.
+MAX_ITEM_MESSAGE = 500
 _encode = msgspec.json.Encoder().encode
 
 
@@ -47,12 +61,48 @@ class Attempt:
         self.kwargs: dict[str, Any] = {}
         self.running: RunningJob
 
+    def run(self) -> Any:
+        """The sync body; before it, what earlier attempts left in doubt."""
+        verify = self._verify
+        if verify is not None:
+            doubts.settle(self.running, verify, self.args, self.kwargs)
+        return self.task.function(*self.args, **self.kwargs)
+
+    async def arun(self) -> Any:
+        """`run` for an async body."""
+        verify = self._verify
+        if verify is not None:
+            await doubts.asettle(self.running, verify, self.args, self.kwargs)
+        return await self.task.function(*self.args, **self.kwargs)
+
+    @property
+    def _verify(self) -> Callable[..., object] | None:
+        return self.task.options.verify if self.handout.number > 1 else None
+
+    def secrets(self) -> list[str]:
+        """The texts that are to be shown nowhere."""
+        redact = self.task.options.policy.redact
+        if not redact:
+            return []
+        bound = self.task.arguments.signature.bind_partial(*self.args, **self.kwargs)
+        return secret_texts(bound.arguments, redact)
+
+    def describe(self, error: BaseException) -> Described:
+        """An error as text, masked."""
+        return describe(error, self.task.name, self.secrets())
+
+    def in_short(self, error: BaseException) -> tuple[str, str]:
+        """An error's type and message, masked."""
+        found = self.describe(error)
+        return found.type, found.message[:MAX_ITEM_MESSAGE]
+
 
 class Executor:
     """Turns hand-outs into endings. Shared by the ways a child runs bodies (see `bodies`)."""
 
-    def __init__(self, app: App, channel: Channel, ring: Ring) -> None:
+    def __init__(self, app: App, channel: Channel, ring: Ring, code: str | None) -> None:
         self._app = app
+        self._code = code
         self._channel = channel
         self._ring = ring
         self._ring_lock = threading.Lock()
@@ -95,9 +145,30 @@ class Executor:
             self._tell_unloadable(attempt, "failbetter.UndecodablePayload", text)
             return None
         attempt.running = RunningJob(
-            handout.id, handout.fence, task.name, handout.queue, handout.number, self._channel
+            handout.id,
+            handout.fence,
+            task.name,
+            handout.queue,
+            handout.number,
+            self._channel,
+            attempt.in_short,
+            partial(self._transact, attempt),
         )
         return attempt
+
+    def _transact(
+        self,
+        attempt: Attempt,
+        result: Callable[[], tuple[str | None, str | None]],
+        timeout: float,
+        given: Any,
+    ) -> AbstractContextManager[Any]:
+        handout = attempt.handout
+        assert attempt.begun_at is not None
+        success = ledger.committing.Success(
+            handout.id, handout.fence, attempt.begun_at, self._code, attempt.running.items_outcome
+        )
+        return ledger.committing.committing(self._app.database, success, result, timeout, given)
 
     def enter(self, attempt: Attempt) -> None:
         """Make the job known to its body, in the thread or task that runs it."""
@@ -107,21 +178,39 @@ class Executor:
     def returned(self, attempt: Attempt, value: object) -> None:
         """Tell that the body returned."""
         passing("after_body")
-        self._leave()
+        self._leave(attempt)
+        if attempt.running.committed:
+            self._tell_committed(attempt)
+            return
         if attempt.running.uncertain:
             self._tell_uncertain(attempt)
             return
         result, note = self._storable(attempt, value)
         handout = attempt.handout
         assert attempt.begun_at is not None
+        returned = Returned(
+            handout.id, handout.fence, attempt.begun_at, ledger_time(handout), result, note
+        )
+        if attempt.running.items_outcome == "all":
+            self._channel.tell(returned)
+        else:
+            self._tell_partial(attempt, returned)
+
+    def _tell_committed(self, attempt: Attempt) -> None:
+        self._channel.tell(Committed(attempt.handout.id, attempt.handout.fence))
+
+    def _tell_partial(self, attempt: Attempt, returned: Returned) -> None:
+        failed, first = attempt.running.failed_items
+        error = attempt.describe(first or Exception())
+        message = f"{failed} items failed; the first: {error.type}: {error.message}"
         self._channel.tell(
-            Returned(
-                handout.id,
-                handout.fence,
-                attempt.begun_at,
-                ledger_time(handout),
-                result,
-                note,
+            Partial(
+                returned,
+                attempt.running.items_outcome,
+                "failbetter.ItemsFailed",
+                message[:MAX_MESSAGE],
+                error.traceback,
+                error.fingerprint,
             )
         )
 
@@ -160,22 +249,25 @@ class Executor:
 
     def raised(self, attempt: Attempt, error: BaseException) -> None:
         """Tell what the body's exception means."""
-        self._leave()
+        self._leave(attempt)
+        if attempt.running.committed:
+            attempt.running.log.error(
+                "the body raised after its own transaction had committed the job's success, which"
+                " stands",
+                exc_info=error,
+            )
+            self._tell_committed(attempt)
+            return
         task = attempt.task
         in_judging: Exception | None = None
         try:
             judged = judge(error, task.options, attempt.handout.charged)
         except Exception as problem:  # the task's own backoff or Release raised
             judged, in_judging = Judged(Cause.RAISED), problem
-        redact = task.options.policy.redact
-        secrets: list[str] = []
-        if redact:
-            bound = task.arguments.signature.bind_partial(*attempt.args, **attempt.kwargs)
-            secrets = secret_texts(bound.arguments, redact)
-        described = describe(_what_went_wrong(error), task.name, secrets)
+        described = attempt.describe(_what_went_wrong(error))
         message = described.message
         if in_judging is not None:
-            other = describe(in_judging, task.name, secrets)
+            other = attempt.describe(in_judging)
             message = f"{message} (and judging it raised {other.type}: {other.message})"
         uncertain = attempt.running.uncertain or isinstance(error, EffectUncertain)
         self._channel.tell(
@@ -193,10 +285,11 @@ class Executor:
             )
         )
 
-    def _leave(self) -> None:
+    def _leave(self, attempt: Attempt) -> None:
         # A body that forked and let its copy return: the copy is no child of the supervisor's.
         if os.getpid() != self._pid:
             os._exit(0)
+        attempt.running.leave()
 
     def _tell_unloadable(self, attempt: Attempt, kind: str, message: str) -> None:
         self._channel.tell(

@@ -49,6 +49,8 @@ class Undecided(msgspec.Struct, frozen=True):
     code: str | None
     error: Error | None = None
     evidence: dict[str, Any] = {}
+    result: str | None = None
+    note: str | None = None
 
 
 def told(job: Claimed, message: Ended, code: str | None) -> Undecided:
@@ -83,6 +85,7 @@ def judge(tx: Tx, one: Undecided, worker: str) -> Settlement:
     transition = decide(job.facts(), outcome, one.ended_at, random)
     if error is None and transition.state is State.FAILED and outcome.cause in _NO_OUTCOME:
         error = own_error(job.task, *_NO_OUTCOME[outcome.cause])
+    succeeded = transition.state is State.SUCCEEDED
     return Settlement(
         job.id,
         job.fence,
@@ -94,6 +97,8 @@ def judge(tx: Tx, one: Undecided, worker: str) -> Settlement:
         one.ended_at,
         worker,
         one.code,
+        result=one.result if succeeded and one.result != "null" else None,
+        note=one.note if succeeded else None,
         error=error,
         evidence=msgspec.json.encode(one.evidence).decode() if one.evidence else None,
         mirror_key=job.mirror_key,
@@ -112,4 +117,6 @@ def _is_known_elsewhere(tx: Tx, job: Claimed) -> bool:
 def _default_message(cause: Cause, job: Claimed) -> str:
     if cause is Cause.TIMED_OUT:
         return f"the body ran longer than its timeout of {job.policy.timeout:g} s"
+    if cause is Cause.STALLED:
+        return f"the body made no progress for {job.policy.stalled_after:g} s"
     return ""

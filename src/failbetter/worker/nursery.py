@@ -79,7 +79,7 @@ class Nursery:
     # -- watching
 
     def overdue(self, child: Child, now: float) -> None:
-        """Enforce the timeouts of a child's bodies: ask first, then kill."""
+        """Enforce what limits a child's bodies in time: ask first, then kill."""
         guilty = set()
         for number, begun_ns in child.begun.items():
             job = child.handed.get(number)
@@ -90,10 +90,15 @@ class Nursery:
                 if now - asked >= GRACE:
                     guilty.add(number)
                 continue
-            timeout = job.policy.timeout
+            timeout, stalled_after = job.policy.timeout, job.policy.stalled_after
             if timeout is not None and now - begun_ns / 1e9 >= timeout:
                 child.timed_out.add(number)
                 child.interrupt(job, "timeout")
+            elif (
+                stalled_after is not None and now - child.quiet_since(number, now) >= stalled_after
+            ):
+                child.stalled.add(number)
+                child.interrupt(job, "stalled")
         if guilty:
             _logger.warning(
                 "child %d does not stop a body that it was asked to; killing it", child.pid
@@ -195,6 +200,8 @@ class Nursery:
             return Cause.BYSTANDER
         if number in child.cancelled:
             return Cause.CANCELLED
+        if number in child.stalled:
+            return Cause.STALLED
         return Cause.TIMED_OUT if number in child.timed_out else Cause.INTERRUPTED
 
 
@@ -206,6 +213,12 @@ def _error_of(cause: Cause, job: Claimed, evidence: dict[str, object]) -> Error 
         message = (
             f"the body ran longer than its timeout of {job.policy.timeout:g} s and did not stop"
             " when it was asked to; its process was killed"
+        )
+    elif cause is Cause.STALLED:
+        kind = "failbetter.Stalled"
+        message = (
+            f"the body made no progress for {job.policy.stalled_after:g} s and did not stop when"
+            " it was asked to; its process was killed"
         )
     else:
         return None

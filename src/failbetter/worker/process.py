@@ -30,6 +30,7 @@ from failbetter.worker.wire import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from failbetter.ledger.claims import Claimed
@@ -55,7 +56,11 @@ class Child:
         """Jobs whose row says `running` already."""
         self.interrupted: dict[int, float] = {}
         """Job id to when (monotonic s) its body was asked to stop."""
+        self.progressed: dict[int, float] = {}
+        """Job id to when (monotonic s) its body last gave a sign of progress."""
+        self._asking: dict[int, int] = {}
         self.timed_out: set[int] = set()
+        self.stalled: set[int] = set()
         self.cancelled: set[int] = set()
         self.killed_for: str | None = None
         self.guilty: frozenset[int] = frozenset()
@@ -202,6 +207,8 @@ class Child:
         self.begun.pop(number, None)
         self.marked.discard(number)
         self.interrupted.pop(number, None)
+        self.progressed.pop(number, None)
+        self._asking.pop(number, None)
         if not self.handed:
             self.solo = False
         return job
@@ -241,6 +248,31 @@ class Child:
     def answer(self, reply: Reply) -> None:
         """Answer a request of the child's."""
         self._say(reply)
+
+    def asks(self, number: int, *, is_progress: bool) -> Callable[[Reply], None]:
+        """A body asks for something; the way to answer it."""
+        if is_progress:
+            self.progressed[number] = time.monotonic()
+        self._asking[number] = self._asking.get(number, 0) + 1
+
+        def answer(reply: Reply) -> None:
+            left = self._asking.pop(number, 1) - 1
+            if left:
+                self._asking[number] = left
+            if is_progress:
+                self.progressed[number] = time.monotonic()
+            self.answer(reply)
+
+        return answer
+
+    def quiet_since(self, number: int, now: float) -> float:
+        """Since when (monotonic s) a begun body has given no sign of progress.
+
+        One that waits for the ledger is not to blame for that.
+        """
+        if self._asking.get(number):
+            return now
+        return max(self.progressed.get(number, 0.0), self.begun[number] / 1e9)
 
     def interrupt(self, job: Claimed, why: str) -> None:
         """Ask the child to stop one body."""

@@ -31,7 +31,17 @@ from failbetter.worker.evidence import describe_exit, exit_text
 from failbetter.worker.hall import Hall
 from failbetter.worker.judgement import told
 from failbetter.worker.nursery import GRACE, Nursery
-from failbetter.worker.wire import Ended, Hello, Reply, Request, Returned, Unready
+from failbetter.worker.requests import PROGRESS
+from failbetter.worker.wire import (
+    Committed,
+    Ended,
+    Hello,
+    Partial,
+    Reply,
+    Request,
+    Returned,
+    Unready,
+)
 
 if TYPE_CHECKING:
     from failbetter.fleet import WorkerLock
@@ -302,6 +312,12 @@ class Supervisor:
                         bodies += 1
             elif isinstance(message, Request):
                 self._requested(child, message)
+            elif isinstance(message, Partial):
+                job = child.ended(message.returned.id, message.returned.fence)
+                if job is not None:
+                    self._desk.partial(job, message, child.code)
+            elif isinstance(message, Committed):
+                child.ended(message.id, message.fence)
             elif isinstance(message, Hello):
                 self._met(child, message)
                 self._welcome(child)
@@ -317,7 +333,8 @@ class Supervisor:
         if message.kind == "payload":
             child.answer(Reply(message.request, "done", job.payload if job else None))
         else:
-            self._desk.request(message, child.answer)
+            is_progress = message.kind in PROGRESS
+            self._desk.request(message, child.asks(message.id, is_progress=is_progress))
 
     def _met(self, child: Child, hello: Hello) -> None:
         child.said_hello = True

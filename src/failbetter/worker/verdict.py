@@ -19,6 +19,7 @@ from failbetter.errors import (
     Interrupted,
     Release,
     Retry,
+    Stalled,
     TimedOut,
 )
 from failbetter.job import MASK
@@ -61,6 +62,8 @@ def judge(error: BaseException, options: Options, attempt: int) -> Judged:
         case Retry():
             delay = None if error.after is None else seconds(error.after)
             return Judged(Cause.RAISED, delay=_own_delay(options, attempt, delay))
+        case Stalled():
+            return Judged(Cause.STALLED, delay=_own_delay(options, attempt, None))
         case TimedOut():
             return Judged(Cause.TIMED_OUT, delay=_own_delay(options, attempt, None))
         case Interrupted():

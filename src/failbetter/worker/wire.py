@@ -65,6 +65,24 @@ class Returned(msgspec.Struct, array_like=True, frozen=True, gc=False, tag="r"):
     note: str | None
 
 
+class Committed(msgspec.Struct, array_like=True, frozen=True, tag="c"):
+    """A body's own transaction has written its job's success; there is nothing left to settle."""
+
+    id: int
+    fence: int
+
+
+class Partial(msgspec.Struct, array_like=True, frozen=True, tag="p"):
+    """A body returned after items of its job had failed; of the first of them, the error."""
+
+    returned: Returned
+    items: str
+    error_type: str
+    error_message: str
+    traceback: str
+    fingerprint: str
+
+
 class Ended(msgspec.Struct, array_like=True, frozen=True, gc=False, tag="e"):
     """An attempt ended otherwise. `begun_at` None: its body had not begun."""
 
@@ -103,14 +121,14 @@ class Reply(msgspec.Struct, array_like=True, frozen=True, tag="a"):
 
 
 class Interrupt(msgspec.Struct, array_like=True, frozen=True, tag="i"):
-    """The supervisor asks a child to stop one body: `why` is timeout, stop, cancel or lost."""
+    """The supervisor asks a child to stop one body: see `bodies.EXCEPTIONS`."""
 
     id: int
     fence: int
     why: str
 
 
-FromChild = Hello | Unready | Returned | Ended | Request
+FromChild = Hello | Unready | Returned | Partial | Committed | Ended | Request
 ToChild = Reply | Interrupt
 
 NULL = msgspec.Raw(b"null")

@@ -214,6 +214,8 @@ class Kind(ABC):
     """Whether a worker may live on when the database crashes, as it may when that is a server: then
     a claim must be on disk before its body begins, or another claims the job under the same fence.
     """
+    one_writer = False
+    """Whether only one transaction writes at a time."""
     tells_elsewhere = False
     """Whether workers on other hosts can be woken through the database."""
     lock_limit: Prepared | None = None
@@ -265,6 +267,14 @@ class Kind(ABC):
     def migrating(self, folder: Path) -> Iterator[Connection]:
         """A connection in a transaction in which the schema may be changed, by one at a time."""
 
+    @contextlib.contextmanager
+    @abstractmethod
+    def transaction(self, folder: Path, timeout: float) -> Iterator[Connection]:
+        """A connection in a transaction for a user's own statements; undone unless committed.
+
+        Waits at most `timeout` (s) for its turn where only one writes at a time.
+        """
+
     # -- statements
 
     def untyped(self, value: object) -> object:
@@ -282,9 +292,15 @@ class Kind(ABC):
         """Whether the column is among what a limited select finds, which is run once."""
 
     @abstractmethod
+    def listed(self, column: ColumnElement[Any], texts: ColumnElement[Any]) -> ColumnElement[bool]:
+        """Whether the column is among texts that are given as one parameter, a list in JSON."""
+
+    @abstractmethod
     def matches(self, column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
         """Whether the text fits a pattern: `*` is anything. Unlike with LIKE, case counts."""
 
     @abstractmethod
-    def contains(self, column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
+    def contains(
+        self, column: ColumnElement[Any], part: str | ColumnElement[str]
+    ) -> ColumnElement[bool]:
         """Whether the text has that part, letter by letter."""

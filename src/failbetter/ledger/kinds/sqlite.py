@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
-from sqlalchemy import event, func, text
+from sqlalchemy import event, func, select, text
 from sqlalchemy.dialects.sqlite import insert as dialect_insert
 
 from failbetter.errors import (
@@ -22,7 +22,7 @@ from failbetter.errors import (
     SchemaMismatch,
 )
 from failbetter.ledger.kinds.base import Kind, Tx, Writer
-from failbetter.ledger.prepared import Prepared, Texts
+from failbetter.ledger.prepared import ZERO, Prepared, Texts
 from failbetter.ledger.turnstile import Turnstile
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class SQLite(Kind):
 
     name = "sqlite"
     makes_schema = True
+    one_writer = True
     driver_errors = (sqlite3.Error,)
     unique_violation = (sqlite3.IntegrityError,)
 
@@ -97,6 +98,21 @@ class SQLite(Kind):
                 yield connection
                 connection.commit()
 
+    @contextlib.contextmanager
+    def transaction(self, folder: Path, timeout: float) -> Iterator[Connection]:
+        turnstile = Turnstile(folder)
+        try:
+            if not turnstile.enter(time.monotonic() + timeout):
+                raise LedgerUnavailable(
+                    f"another process has been writing to the ledger for over {timeout:g} s;"
+                    " nothing was written"
+                )
+            with self.engine.connect() as connection:
+                connection.execute(text("BEGIN IMMEDIATE"))
+                yield connection
+        finally:
+            turnstile.close()
+
     def insert_unless(
         self, statement: Insert, columns: list[Column[Any]], where: str | None = None
     ) -> Insert:
@@ -108,11 +124,17 @@ class SQLite(Kind):
     def among(self, column: ColumnElement[Any], chosen: Select[Any]) -> ColumnElement[bool]:
         return column.in_(chosen)
 
+    def listed(self, column: ColumnElement[Any], texts: ColumnElement[Any]) -> ColumnElement[bool]:
+        each = func.json_each(texts).table_valued("value")
+        return column.in_(select(each.c.value))
+
     def matches(self, column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
         return column.bool_op("GLOB")(pattern.replace("[", "[[]").replace("?", "[?]"))
 
-    def contains(self, column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
-        return func.instr(column, part) > 0
+    def contains(
+        self, column: ColumnElement[Any], part: str | ColumnElement[str]
+    ) -> ColumnElement[bool]:
+        return func.instr(column, part) > ZERO
 
 
 class SQLiteTx(Tx):

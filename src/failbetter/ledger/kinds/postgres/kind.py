@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import sqlalchemy
 from psycopg import errors
-from sqlalchemy import Boolean, Column, any_, func, literal_column
+from sqlalchemy import Boolean, Column, any_, cast, func, literal_column, select
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as dialect_insert
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql import Insert
@@ -29,7 +30,7 @@ from failbetter.errors import (
 from failbetter.ledger.kinds.base import Kind, as_text
 from failbetter.ledger.kinds.postgres.clock import Clock
 from failbetter.ledger.kinds.postgres.connection import BoundedConnection, PostgresWriter
-from failbetter.ledger.prepared import Prepared, Texts
+from failbetter.ledger.prepared import ZERO, Prepared, Texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,6 +167,15 @@ class Postgres(Kind):
                 connection.exec_driver_sql(f"SET LOCAL search_path TO {quoted}")
             yield connection
 
+    @contextlib.contextmanager
+    def transaction(self, folder: Path, timeout: float) -> Iterator[Connection]:
+        # The user's own tables are where the connection's search path finds them.
+        plain = self.engine.execution_options(schema_translate_map=None)
+        with plain.connect() as connection:
+            if self.durable:
+                connection.exec_driver_sql(_DURABLE)
+            yield connection
+
     # -- statements
 
     def untyped(self, value: object) -> object:
@@ -184,12 +194,18 @@ class Postgres(Kind):
         # for every row, and then claims more than the limit.
         return column == any_(func.array(chosen.scalar_subquery()))
 
+    def listed(self, column: ColumnElement[Any], texts: ColumnElement[Any]) -> ColumnElement[bool]:
+        each = func.jsonb_array_elements_text(cast(texts, JSONB))
+        return column.in_(select(each.column_valued("text")))
+
     def matches(self, column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
         escaped = re.sub(r"([\\%_])", r"\\\1", pattern).replace("*", "%")
         return column.like(escaped)
 
-    def contains(self, column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
-        return func.strpos(column, part) > 0
+    def contains(
+        self, column: ColumnElement[Any], part: str | ColumnElement[str]
+    ) -> ColumnElement[bool]:
+        return func.strpos(column, part) > ZERO
 
     # -- errors
 
@@ -233,6 +249,12 @@ class Postgres(Kind):
             )
         return LedgerUnavailable(f"{where}: {text}; nothing was written")
 
+
+# Whoever runs the server may ask for more than `on`.
+_DURABLE = (
+    "SELECT set_config('synchronous_commit', 'on', true)"
+    " WHERE current_setting('synchronous_commit') = 'off'"
+)
 
 # What the server says to whom it will never let in. Its other refusals pass: it is starting,
 # stopping, or has no connection left.
