@@ -35,6 +35,15 @@ from failbetter.job import Attempt, Effect, FailedItem, Job, Progress
 from failbetter.lifecycle.backoff import Backoff, exponential, fixed, linear
 from failbetter.lifecycle.fingerprint import Failure, Frame, fingerprint
 from failbetter.mirror.check import MirrorCheck, MirrorRow
+from failbetter.recovery.report import (
+    GoneWorker,
+    RecoveredJob,
+    RecoveryCounts,
+    RecoveryProgress,
+    RecoveryReport,
+    RecoveryStatus,
+    WatchedWorker,
+)
 from failbetter.resume import Items
 from failbetter.running import RunningJob, current_job
 from failbetter.task import Call, Task
@@ -61,6 +70,7 @@ __all__ = [
     "Failure",
     "Finding",
     "Frame",
+    "GoneWorker",
     "Group",
     "Happened",
     "Health",
@@ -79,6 +89,11 @@ __all__ = [
     "Outcome",
     "PayloadTooLarge",
     "Progress",
+    "RecoveredJob",
+    "RecoveryCounts",
+    "RecoveryProgress",
+    "RecoveryReport",
+    "RecoveryStatus",
     "Refused",
     "Release",
     "Retry",
@@ -88,6 +103,7 @@ __all__ = [
     "Task",
     "TimedOut",
     "UnknownTask",
+    "WatchedWorker",
     "current_job",
     "exponential",
     "fingerprint",

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from failbetter import health, ids, ledger
+from failbetter import health, ids, ledger, recovery
 from failbetter.durations import Duration, seconds
 from failbetter.errors import ConfigurationError, JobNotFound, UnknownTask
 from failbetter.health import Health
@@ -20,6 +20,7 @@ from failbetter.lifecycle.policy import DEFAULT_BACKOFF, OnLost, OnPartial, Poli
 from failbetter.lifecycle.states import State
 from failbetter.mirror.check import Checker, MirrorCheck
 from failbetter.mirror.options import Mirror, checked_mirror
+from failbetter.recovery.report import RecoveryProgress, RecoveryReport, RecoveryStatus
 from failbetter.task import Options, Task, check_priority, check_queue
 from failbetter.triage.queries import Jobs
 from failbetter.twins import twin
@@ -301,6 +302,59 @@ class App:
         return health.check(self.database)
 
     ahealth = twin(health)
+
+    def recover(
+        self,
+        *,
+        force: bool = False,
+        timeout: Duration = 30,
+        skip_window: Duration = 0,
+        dry_run: bool = False,
+        max_retries: int = 3,
+        retry_delay: Duration = 5,
+        progress: Callable[[RecoveryProgress], object] | None = None,
+    ) -> RecoveryReport:
+        """Find what was interrupted and hand it back, at once; for before an application serves.
+
+        Makes sure first that the ledger can be read and written; while it cannot, tries again
+        `max_retries` times, `retry_delay` apart. One recovery runs at a time, over all processes
+        and hosts; another waits for it. `timeout` bounds all of it: it stops between two batches.
+        `skip_window`: does nothing when one ended so short a time ago, unless `force`. `dry_run`:
+        changes nothing, and reports what it would do. `progress` is called between batches, and
+        while it waits; what it raises ends the recovery there, and nothing is half done.
+
+        Raises LedgerUnavailable, LedgerFull or SchemaMismatch when the ledger cannot do its part.
+        """
+        ask = recovery.startup.Ask(
+            force=force,
+            timeout=seconds(timeout),
+            skip_window=seconds(skip_window),
+            dry_run=dry_run,
+            max_retries=max_retries,
+            retry_delay=seconds(retry_delay),
+            progress=progress,
+        )
+        return recovery.startup.Recovery(self.database, ask).run()
+
+    arecover = twin(recover)
+
+    def needs_recovery(self) -> bool:
+        """Whether a job is held by a worker that seems to be gone, or has waited too long.
+
+        Raises LedgerError when it cannot be known.
+        """
+        return recovery.startup.needs_recovery(self.database)
+
+    aneeds_recovery = twin(needs_recovery)
+
+    def recovery_status(self) -> RecoveryStatus:
+        """Whether a recovery is at work, how the last one went, what sweeps have done.
+
+        Raises LedgerError.
+        """
+        return recovery.status.look(self.database)
+
+    arecovery_status = twin(recovery_status)
 
     def check_mirrors(self, *, dry_run: bool = False, limit: int | None = None) -> MirrorCheck:
         """Compare each mirrored row with its newest job and, unless `dry_run`, repair it.

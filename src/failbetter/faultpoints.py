@@ -23,6 +23,10 @@ POINTS = frozenset(
         "before_delivered",
         "before_own_commit",
         "after_own_commit",
+        "after_recover_lock",
+        "after_removal",
+        "in_recovery",
+        "before_recorded",
     }
 )
 

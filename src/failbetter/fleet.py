@@ -139,6 +139,26 @@ class Fleet:
         finally:
             os.close(handle)
 
+    def baton(self, name: str) -> Baton:
+        """The lock file of that name, for what one process of this host does at a time."""
+        return Baton(self.folder / f"{name}.lock")
+
+    def let_go(self, name: str, number: int) -> bool:
+        """Whether `number` had the baton of that name here, and has it no more."""
+        path = self.folder / f"{name}.lock"
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        else:
+            return number in _numbers(handle)
+        finally:
+            os.close(handle)
+
     def kill_remains(self, worker: int) -> int:
         """Kill what still runs in the sessions of a dead worker's children; how many there were."""
         try:
@@ -206,6 +226,40 @@ class WorkerLock:
     def close(self) -> None:
         """Let go of the lock."""
         os.close(self._handle)
+
+
+class Baton:
+    """A lock file that one process at a time holds and signs, so that its death is seen at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def take(self, number: int) -> set[int] | None:
+        """Take it, if nobody has it, as `number`: who had it before, and may have died with it.
+
+        None: another process has it.
+        """
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return None
+        before = _numbers(self._handle)
+        os.write(self._handle, f"{number}\n".encode())
+        return before - {number}
+
+    def sign_alone(self, number: int) -> None:
+        """Forget who had it before."""
+        os.ftruncate(self._handle, 0)
+        os.write(self._handle, f"{number}\n".encode())
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._handle)
+
+
+def _numbers(handle: int) -> set[int]:
+    lines = os.pread(handle, 10_000, 0).split(b"\n")
+    return {int(line) for line in lines if line.isdigit()}
 
 
 def pid_namespace() -> str:

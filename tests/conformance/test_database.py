@@ -411,7 +411,7 @@ WATCHED = """
     opened = []
     sys.addaudithook(lambda event, given: opened.append(str(given[0])) if event == "open" else 0)
     from failbetter.ledger.database import Database
-    from failbetter.recovery import Sweeper
+    from failbetter.recovery.sweeper import Sweeper
     from tests.conformance.kit import Ledger
     ledger = Ledger(Database(sys.argv[1]))
     ledger.register(1)

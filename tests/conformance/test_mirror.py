@@ -36,7 +36,7 @@ from failbetter.ledger import mirrors, outbox
 from failbetter.ledger.endings import Error, settle
 from failbetter.lifecycle.states import Cause
 from failbetter.mirror.courier import Courier
-from failbetter.recovery import Sweeper
+from failbetter.recovery.sweeper import Sweeper
 from failbetter.task import Task
 
 Upload = Task[[Any], None]

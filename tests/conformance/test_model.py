@@ -35,7 +35,7 @@ from failbetter.ledger.reads import AttemptRow
 from failbetter.lifecycle.backoff import fixed
 from failbetter.lifecycle.policy import Policy
 from failbetter.lifecycle.states import Cause, State, may_move
-from failbetter.recovery import Sweeper
+from failbetter.recovery.sweeper import Sweeper
 
 LEASE = 4
 

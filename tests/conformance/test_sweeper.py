@@ -9,14 +9,16 @@ import msgspec
 import pytest
 from tests.conformance.kit import NOW, SECOND, Ledger, ending, new_job, set_clocks
 
-from failbetter import board, recovery
+from failbetter import board
 from failbetter.errors import LedgerUnavailable
 from failbetter.ledger import claims
 from failbetter.ledger.endings import Error
 from failbetter.lifecycle.backoff import fixed
 from failbetter.lifecycle.policy import Policy
 from failbetter.lifecycle.states import Cause
-from failbetter.recovery import Report, Sweeper
+from failbetter.recovery import settling
+from failbetter.recovery.settling import Report
+from failbetter.recovery.sweeper import Sweeper
 
 LEASE = 10.0
 ME = 1
@@ -354,7 +356,7 @@ def test_a_cancelled_job_of_a_lost_worker_does_not_run_again(ledger: Ledger) -> 
 
 
 def test_more_than_one_batch(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "_BATCH", 10)
+    monkeypatch.setattr(settling, "BATCH", 10)
     far(ledger, 7)
     ledger.insert(*(new_job() for _ in range(25)))
     ledger.claim(7)
@@ -380,12 +382,12 @@ def test_orphans_are_handed_back_at_once(ledger: Ledger) -> None:
 def test_a_sweeper_that_dies_half_way_leaves_the_rest_to_the_next(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recovery, "_BATCH", 10)
+    monkeypatch.setattr(settling, "BATCH", 10)
     far(ledger, 7)
     ledger.insert(*(new_job() for _ in range(25)))
     ledger.claim(7)
     calls = iter([True, False])
-    real = recovery.settle
+    real = settling.write
 
     def settle_once(*given: object) -> object:
         if not next(calls):
@@ -395,7 +397,7 @@ def test_a_sweeper_that_dies_half_way_leaves_the_rest_to_the_next(
     watch = Watch(ledger)
     watch.watch(LEASE)
     with monkeypatch.context() as patch:
-        patch.setattr(recovery, "settle", settle_once)
+        patch.setattr(settling, "write", settle_once)
         with pytest.raises(KeyboardInterrupt):
             watch.tick()
     assert len(ledger.held(7)) == 15
@@ -457,7 +459,7 @@ def test_what_is_claimed_does_not_expire_under_its_worker(ledger: Ledger) -> Non
 
 
 def test_many_that_expire(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "_BATCH", 10)
+    monkeypatch.setattr(settling, "BATCH", 10)
     ledger.insert(*(new_job(expires_at=NOW) for _ in range(30)), new_job())
     watch = Watch(ledger)
     # A sweep ends no more than a batch, so that nobody waits long for it; the next goes on.

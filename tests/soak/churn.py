@@ -13,7 +13,7 @@ from failbetter import health
 from failbetter.ledger import claims, endings, registry
 from failbetter.ledger.endings import own_error
 from failbetter.lifecycle.states import Cause
-from failbetter.recovery import Sweeper
+from failbetter.recovery.sweeper import Sweeper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

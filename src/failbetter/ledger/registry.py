@@ -5,11 +5,15 @@ from __future__ import annotations
 import msgspec
 from sqlalchemy import delete, func, insert, select, update
 
+from failbetter.ledger import turns
 from failbetter.ledger.claims import CLAIMED_COLUMNS, Claimed
 from failbetter.ledger.kinds import Tx
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import jobs, workers
 from failbetter.lifecycle.states import State
+
+MAINTAINS = "maintain"
+"""The turn in which whoever sweeps without being a worker writes that it does."""
 
 
 class Worker(msgspec.Struct, frozen=True):
@@ -53,9 +57,14 @@ REGISTER = Prepared(
 )
 RENEW = Prepared(
     update(workers)
-    .values(beats=workers.c.beats + ONE, renewed_at=b("now"), stopping=b("stopping"))
+    .values(
+        beats=workers.c.beats + ONE,
+        renewed_at=b("now"),
+        stopping=b("stopping"),
+        swept_at=func.coalesce(b("swept_at"), workers.c.swept_at),
+    )
     .where(workers.c.id == b("id")),
-    "now stopping id",
+    "now stopping swept_at id",
 )
 DESCRIBE = Prepared(
     update(workers).values(code=b("code"), tasks=b("tasks")).where(workers.c.id == b("id")),
@@ -82,6 +91,9 @@ HELD = Prepared(
     .offset(ZERO),
     "worker after limit",
 )
+HOLDS = Prepared(
+    select(func.count()).select_from(jobs).where(jobs.c.worker == b("worker")), "worker"
+)
 HELD_FENCES = Prepared(
     select(jobs.c.id, jobs.c.fence).where(jobs.c.worker == b("worker")), "worker"
 )
@@ -97,12 +109,14 @@ _next_holder = select(func.min(jobs.c.worker)).where(jobs.c.worker > _holder.c.w
 _holders = _holder.union_all(
     select(_next_holder.scalar_subquery()).where(_holder.c.worker.is_not(None))
 )
+HOLDERS = Prepared(select(_holders.c.worker).where(_holders.c.worker.is_not(None)))
 ORPHANED = Prepared(
     select(_holders.c.worker).where(
         _holders.c.worker.is_not(None),
         ~select(ONE).where(workers.c.id == _holders.c.worker).exists(),
     )
 )
+LAST_SWEPT = Prepared(select(func.max(workers.c.swept_at)))
 # That nobody has claimed it is not asked of `rank`: the index of what waits would seem to do.
 EXPIRED = Prepared(
     select(*CLAIMED_COLUMNS)
@@ -122,9 +136,12 @@ def register(tx: Tx, worker: Worker) -> None:
     tx.run(REGISTER, *(getattr(worker, column.name) for column in _columns))
 
 
-def renew(tx: Tx, worker: int, now: int, stopping: bool) -> bool:
-    """Say that the worker lives; False when it was declared lost and removed."""
-    return tx.run(RENEW, now, int(stopping), worker) == 1
+def renew(tx: Tx, worker: int, now: int, stopping: bool, swept_at: int | None = None) -> bool:
+    """Say that the worker lives; False when it was declared lost and removed.
+
+    `swept_at`: when it last looked for interrupted jobs and could.
+    """
+    return tx.run(RENEW, now, int(stopping), swept_at, worker) == 1
 
 
 def describe(tx: Tx, worker: int, code: str | None, tasks: str) -> None:
@@ -163,6 +180,29 @@ def held(tx: Tx, worker: int, after: int, limit: int) -> list[Held]:
         Held(Claimed(*row[:-2]), row[-2] == State.RUNNING, row[-1])
         for row in tx.rows(HELD, worker, after, limit)
     ]
+
+
+def count_held(tx: Tx, worker: int) -> int:
+    """How many jobs a worker has claimed and not ended."""
+    found = tx.row(HOLDS, worker)
+    return 0 if found is None else int(found[0])
+
+
+def holders(tx: Tx) -> list[int]:
+    """Workers, registered or not, that hold jobs."""
+    return [row[0] for row in tx.rows(HOLDERS)]
+
+
+def last_sweep(tx: Tx) -> int | None:
+    """When anyone last looked for interrupted jobs and could (µs); None: not on record.
+
+    A worker writes that with its renewals, so that it may be a third of a lease late.
+    """
+    found = tx.row(LAST_SWEPT)
+    marked = turns.holder(tx, MAINTAINS)
+    swept: int | None = None if found is None else found[0]
+    times = [swept, None if marked is None else marked[1]]
+    return max((at for at in times if at is not None), default=None)
 
 
 def held_fences(tx: Tx, worker: int) -> set[tuple[int, int]]:

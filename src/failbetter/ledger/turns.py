@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import insert, or_, update
+from sqlalchemy import insert, or_, select, update
 
 from failbetter.ledger.prepared import ZERO, Prepared, b
 from failbetter.ledger.schema import turns
@@ -39,6 +39,12 @@ LEAVE = Prepared(
     "name worker",
 )
 
+MARK = Prepared(
+    update(turns).values(worker=b("worker"), until=b("until")).where(turns.c.name == b("name")),
+    "worker until name",
+)
+HOLDER = Prepared(select(turns.c.worker, turns.c.until).where(turns.c.name == b("name")), "name")
+
 
 def take(tx: Tx, name: str, worker: int, seconds: float) -> bool:
     """Take the turn, or keep it, for so long; False while another has it."""
@@ -52,3 +58,22 @@ def take(tx: Tx, name: str, worker: int, seconds: float) -> bool:
 def leave(tx: Tx, name: str, worker: int) -> None:
     """Give the turn away, if it is still this worker's."""
     tx.run(LEAVE, name, worker)
+
+
+def inherit(tx: Tx, name: str, worker: int, dead: int, seconds: float) -> bool:
+    """Take over the turn of one that is known to be dead; False when it is not that one's."""
+    now = tx.now()
+    return bool(tx.run(TAKE, worker, now + round(seconds * 1_000_000), name, dead, now))
+
+
+def holder(tx: Tx, name: str) -> tuple[int, int] | None:
+    """Who took the turn last, and until when it is theirs."""
+    found = tx.row(HOLDER, name)
+    return None if found is None else (found[0], found[1])
+
+
+def mark(tx: Tx, name: str, worker: int) -> None:
+    """Write that it was done just now, whoever did it before: a row that keeps nobody away."""
+    now = tx.now()
+    if not tx.run(MARK, worker, now, name) and not tx.run(FIRST, name, worker, now):
+        tx.run(MARK, worker, now, name)

@@ -276,10 +276,13 @@ class Desk:
 
     # -- the worker's own row
 
-    def renew(self, stopping: bool) -> None:
-        """Renew the lease. Sets `lost` when the ledger knows this worker no more."""
+    def renew(self, stopping: bool, swept_at: int | None = None) -> None:
+        """Renew the lease. Sets `lost` when the ledger knows this worker no more.
+
+        `swept_at`: when it last swept and could.
+        """
         with self._database.write(durable=False, timeout=_TURN) as tx:
-            self.lost = not registry.renew(tx, self.worker.id, tx.now(), stopping)
+            self.lost = not registry.renew(tx, self.worker.id, tx.now(), stopping, swept_at)
 
     def note_idle(self) -> None:
         """Have producers elsewhere tell of new work from now on."""

@@ -24,7 +24,7 @@ from failbetter.faultpoints import passing
 from failbetter.fleet import describe_process
 from failbetter.ledger import claims, registry
 from failbetter.ledger.database import Database
-from failbetter.recovery import Sweeper
+from failbetter.recovery.sweeper import Sweeper
 from failbetter.worker.delivery import Delivery
 from failbetter.worker.desk import Desk
 from failbetter.worker.evidence import describe_exit, exit_text
@@ -415,7 +415,7 @@ class Supervisor:
                 if not self._enlisted:
                     self._begin_anew()
                     return
-                self._desk.renew(self._stop_at is not None)
+                self._desk.renew(self._stop_at is not None, self._sweeper.swept_at)
                 if self._desk.lost:
                     self._start_over()
                     return
