@@ -21,10 +21,13 @@ IN_SUPERVISOR = {
 IN_CHILD = {"before_body": "before_body:5", "in_body": "in_body:5", "after_body": "after_body:5"}
 IN_COURIER = {"before_delivered"}  # see test_mirror
 IN_OWN_COMMIT = {"before_own_commit", "after_own_commit"}  # see test_resume
+IN_RECOVERY = {"after_recover_lock", "after_removal", "in_recovery", "before_recorded"}
+"""See test_recover."""
 
 
 def test_every_point_is_tested() -> None:
-    assert IN_SUPERVISOR.keys() | IN_CHILD.keys() | IN_COURIER | IN_OWN_COMMIT == POINTS
+    elsewhere = IN_COURIER | IN_OWN_COMMIT | IN_RECOVERY
+    assert IN_SUPERVISOR.keys() | IN_CHILD.keys() | elsewhere == POINTS
 
 
 def fill(site: Site) -> None:

@@ -67,4 +67,8 @@ def test_the_points_that_the_fault_tests_know() -> None:
         "in_hand_back",
         "in_tick",
         "before_delivered",
+        "after_recover_lock",
+        "after_removal",
+        "in_recovery",
+        "before_recorded",
     } == faultpoints.POINTS

@@ -48,6 +48,19 @@ def app_spec(where: Where) -> str:
     return spec
 
 
+def spec_or_url(where: Where) -> tuple[str | None, str | None]:
+    """The app's `module:attribute`, or for want of one the ledger's URL; nothing is imported.
+
+    A URL on the command line goes before an app from elsewhere. Raises WrongUsage for neither.
+    """
+    url = setting("url", where.url, a_text)
+    spec = setting("app", where.app, _spec) if where.url is None or where.app is not None else None
+    if spec is None and not (url or os.environ.get("DATABASE_URL")):
+        raise WrongUsage(_NO_LEDGER)
+    share_url(where)
+    return spec, None if spec is not None else url
+
+
 def share_url(where: Where) -> None:
     """Let an app that names no database find the one meant here: in the environment."""
     url = setting("url", where.url, a_text)

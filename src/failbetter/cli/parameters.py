@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from failbetter.cli import problems
-from failbetter.cli.settings import whole
+from failbetter.cli.settings import seconds, whole
 
 Command = Callable[..., int]
 
@@ -33,6 +33,14 @@ def a_number(least: int, most: int) -> Callable[[str], int]:
             raise typer.BadParameter(str(error)) from None
 
     return parse
+
+
+def a_duration(text: str) -> float:
+    """Reads an option's duration, in seconds."""
+    try:
+        return seconds(text)
+    except (ValueError, TypeError) as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 # How long a person's list is unless told otherwise.

@@ -15,10 +15,12 @@ from failbetter.cli import (
     enqueue,
     failed,
     jobs,
+    maintain,
     mirror,
     opening,
     output,
     problems,
+    recover,
     starting,
 )
 from failbetter.cli.parameters import Form, Where, before, command, new_group
@@ -57,6 +59,8 @@ program.add_typer(jobs.group, name="jobs")
 program.add_typer(failed.group, name="failed")
 command(program, "enqueue")(enqueue.enqueue)
 program.add_typer(mirror.group, name="mirror")
+command(program, "recover")(recover.recover)
+command(program, "maintain")(maintain.maintain)
 command(program, "migrate")(care.migrate)
 command(program, "health")(care.health)
 command(program, "demo")(starting.demo)

@@ -141,3 +141,17 @@ def one_of(*words: str) -> Callable[[Any], str]:
         return found
 
     return read
+
+
+_FORMAT = one_of("text", "json")
+_LEVEL = one_of("debug", "info", "warning", "error")
+
+
+def log_format_of(flag: str | None) -> str:
+    """The format of a long-running command's log."""
+    return setting("log_format", flag, _FORMAT) or "text"
+
+
+def log_level_of(flag: str | None) -> str:
+    """The level of a long-running command's log, as `logging` names it."""
+    return (setting("log_level", flag, _LEVEL) or "info").upper()

@@ -13,7 +13,15 @@ import typer
 from failbetter.cli import opening
 from failbetter.cli.parameters import Form, Where, a_number
 from failbetter.cli.problems import WrongUsage
-from failbetter.cli.settings import one_of, seconds, setting, size, texts_of, whole
+from failbetter.cli.settings import (
+    log_format_of,
+    log_level_of,
+    seconds,
+    setting,
+    size,
+    texts_of,
+    whole,
+)
 from failbetter.worker.settings import Settings
 
 
@@ -97,15 +105,12 @@ def worker(
         max_memory=setting("max_memory", max_memory, size),
         drain=drain,
         shutdown_timeout=plain.shutdown_timeout if patience is None else patience,
-        log_format=setting("log_format", log_format, one_of("text", "json")) or plain.log_format,
-        log_level=(setting("log_level", log_level, _LEVEL) or plain.log_level).upper(),
+        log_format=log_format_of(log_format),
+        log_level=log_level_of(log_level),
     )
     opening.share_url(where)
     # Nothing of the command line stays in the supervisor's memory.
-    _become("-m", "failbetter.worker", msgspec.json.encode(settings).decode())
-
-
-_LEVEL = one_of("debug", "info", "warning", "error")
+    become("-m", "failbetter.worker", msgspec.json.encode(settings).decode())
 
 
 def demo(
@@ -147,10 +152,11 @@ def demo(
         words.append(f"--keep={keep}")
     if folder is not None:
         words += ["--", str(folder)]
-    _become(*words)
+    become(*words)
 
 
-def _become(*words: str) -> NoReturn:
+def become(*words: str) -> NoReturn:
+    """Run Python on these words in the place of this process."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()

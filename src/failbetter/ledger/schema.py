@@ -98,7 +98,8 @@ Index(
     jobs.c.run_at,
     **_where("rank IS NOT NULL"),
 )
-Index("failbetter_jobs_by_worker", jobs.c.worker, **_where("worker IS NOT NULL"))
+# With the id: what a gone worker held is read some at a time, each from where the last ended.
+Index("failbetter_jobs_by_worker", jobs.c.worker, jobs.c.id, **_where("worker IS NOT NULL"))
 Index(
     "failbetter_jobs_unique",
     jobs.c.unique_key,

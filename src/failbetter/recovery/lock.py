@@ -42,10 +42,10 @@ class Lock:
         self.name = f"{place['host']}:{place['pid']}"
         self._baton: Baton | None = None
 
-    def take(self, pause: Callable[[float], bool]) -> str | None:
+    def take(self, pause: Callable[[float, str], bool]) -> str | None:
         """Wait for it; None when it is ours, else who has it.
 
-        `pause`: waits for so long (s); False when there is no more time.
+        `pause`: waits for so long (s), and says why; False when there is no more time.
         """
         self._baton = self._database.fleet.baton(RECOVER)
         before = self._baton.take(self._number)
@@ -55,7 +55,7 @@ class Lock:
                 if holder is None:
                     self._baton.sign_alone(self._number)
                     return None
-            if not pause(_LOOK):
+            if not pause(_LOOK, "another recovery is at work; waiting for its end"):
                 return self._holder()
             if before is None:
                 before = self._baton.take(self._number)

@@ -81,10 +81,14 @@ class RecoveryReport(msgspec.Struct, frozen=True):
 
 
 class RecoveryProgress(msgspec.Struct, frozen=True):
-    """How far a recovery has come: jobs moved so far, of so many found so far."""
+    """How far a recovery has come: jobs moved so far, of so many found so far.
+
+    `waits_for`: what keeps it from going on, in words.
+    """
 
     done: int
     total: int
+    waits_for: str | None = None
 
 
 class RecoveryCounts(msgspec.Struct, frozen=True):

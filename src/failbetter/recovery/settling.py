@@ -53,6 +53,8 @@ class Report(msgspec.Struct):
     ended: int = 0
     expired: int = 0
     refused: int = 0
+    more: bool = False
+    """Whether there is more to do, which the next sweep does."""
     jobs: list[RecoveredJob] | None = None
     gone: list[GoneWorker] | None = None
 
@@ -142,35 +144,58 @@ class Settler:
 
         Raises LedgerError when the ledger cannot do it; what was done stays done.
         """
-        begun = board.begun(self._database.fleet.board_path(gone.id))
-        if not self._remove(gone):
+        fleet = self._database.fleet
+        here = fleet.is_dead(gone.id)
+        if here:
+            # What still runs of it must not go on beside the next attempt.
+            fleet.kill_remains(gone.id)
+        begun = board.begun(fleet.board_path(gone.id))
+        is_news = self._remove(gone)
+        if is_news is None:
             return True  # heard of in this very moment, or another sweeper is at it
-        before = (report.handed_back + report.ended, report.refused)
-        report.workers_gone += 1
-        if report.gone is not None:
-            report.gone.append(gone.shown())
-        after, finished = 0, False
-        while not finished and self._go_on():
+        if is_news:
+            report.workers_gone += 1
+            if report.gone is not None:
+                report.gone.append(gone.shown())
+        before = report.handed_back + report.ended
+        after = 0
+        while True:
             after, finished = self._next_batch(gone, after, begun, report)
-        moved = report.handed_back + report.ended - before[0]
-        refused = report.refused - before[1]
-        if gone.beats is not None or moved or not refused:
+            if finished or not self._go_on():
+                break
+        moved = report.handed_back + report.ended - before
+        if is_news or moved:
             text = "worker %s is gone (%s); %d jobs it held are settled"
             _logger.warning(text, gone.name, gone.why, moved)
+        if here and finished:
+            fleet.forget(gone.id)
         return finished
 
-    def _remove(self, gone: Gone) -> bool:
-        """First of all it may claim no more. Should we die here, its jobs are orphans."""
+    def is_due(self, orphan: Gone) -> bool:
+        """Whether an unregistered worker holds more than what cannot be moved."""
+        if not self._refused:
+            return True
+        with self._database.look() as tx:
+            batch = registry.held(tx, orphan.id, 0, BATCH)
+        return not all(self._was_refused(one.job) for one in batch)
+
+    def _remove(self, gone: Gone) -> bool | None:
+        """First of all it may claim no more. Should we die here, its jobs are orphans.
+
+        Whether this is the first that is heard of its end; None when it has not ended.
+        """
         with self._database.write(durable=False, timeout=self.turn) as tx:
             self._in_each(tx)
             if gone.beats is None:
                 registry.remove(tx, gone.id)
             elif not registry.remove_silent(tx, gone.id, gone.beats):
-                return False
-            kept = msgspec.structs.replace(gone, beats=None)
-            notes.write(tx, gone.note, msgspec.json.encode(kept).decode())
+                return None
+            is_news = notes.read(tx, gone.note) is None
+            if is_news:
+                kept = msgspec.structs.replace(gone, beats=None)
+                notes.write(tx, gone.note, msgspec.json.encode(kept).decode())
         passing("after_removal")
-        return True
+        return is_news
 
     def _next_batch(
         self, gone: Gone, after: int, begun: set[tuple[int, int]] | None, report: Report

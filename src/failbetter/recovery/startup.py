@@ -127,6 +127,7 @@ class Recovery:
         self._lock = Lock(database)
         self._report = Report(jobs=[], gone=[])
         self._total = 0
+        self._waits_for: str | None = None
         self._watch = Watch()
         self._watched: list[WatchedWorker] = []
         self._settler = Settler(
@@ -182,15 +183,17 @@ class Recovery:
         report = self._report
         done = report.handed_back + report.ended + report.expired
         if self._ask.progress is not None:
-            self._ask.progress(RecoveryProgress(done, max(self._total, done)))
+            self._ask.progress(RecoveryProgress(done, max(self._total, done), self._waits_for))
         self._settler.turn = self._patience()
         return self._left() > 0
 
-    def _pause(self, seconds: float) -> bool:
+    def _pause(self, seconds: float, why: str) -> bool:
         """Wait; whether there is any time left after that."""
+        self._waits_for = why
         limit = time.monotonic() + seconds
-        while self._go_on() and time.monotonic() < limit:
-            time.sleep(min(0.1, seconds, max(self._left(), 0)))
+        while self._go_on() and (left := limit - time.monotonic()) > 0:
+            time.sleep(min(0.1, left, max(self._left(), 0)))
+        self._waits_for = None
         return self._left() > 0
 
     def _reach(self, work: Callable[[], R]) -> R:
@@ -206,7 +209,8 @@ class Recovery:
                 if failures > self._ask.max_retries or self._left() < self._ask.retry_delay:
                     raise
                 _logger.warning("%s; trying again in %g s", error, self._ask.retry_delay)
-                self._pause(self._ask.retry_delay)
+                why = f"{error}; trying again in {self._ask.retry_delay:g} s"
+                self._pause(self._ask.retry_delay, why)
 
     # -- before anything else
 
@@ -248,7 +252,7 @@ class Recovery:
         found = _look(self._database)
         self._count(found)
         for one in found.gone:
-            if not self._go_on() or not self._settle(one):
+            if not self._go_on() or not self._settler.settle(one, self._report):
                 return False
         while found.overdue and self._go_on():
             found.overdue = self._settler.expire(self._report) == BATCH
@@ -259,17 +263,6 @@ class Recovery:
     def _count(self, found: _Found) -> None:
         with self._database.look() as tx:
             self._total += sum(registry.count_held(tx, one.id) for one in found.gone)
-
-    def _settle(self, one: Gone) -> bool:
-        fleet = self._database.fleet
-        here = fleet.is_dead(one.id)
-        if here:
-            # What still runs of it must not go on beside the next attempt.
-            fleet.kill_remains(one.id)
-        finished = self._settler.settle(one, self._report)
-        if here and finished:
-            fleet.forget(one.id)
-        return finished
 
     def _watch_silent(self, silent: list[registry.Worker]) -> bool:
         """Watch those that can be watched for a whole lease; the others are told of."""
@@ -284,11 +277,17 @@ class Recovery:
             for one in self._watch.look(time.monotonic(), workers):
                 if one.id in left:
                     left.discard(one.id)
-                    if not self._settle(gone(one, LEASE_RAN_OUT, silent=True)):
+                    lost = gone(one, LEASE_RAN_OUT, silent=True)
+                    if not self._settler.settle(lost, self._report):
                         return False
-            if left and not self._pause(_LOOK):
+            if left and not self._pause(_LOOK, self._waiting(workers, left)):
                 break
         return True
+
+    @staticmethod
+    def _waiting(workers: list[registry.Worker], left: set[int]) -> str:
+        names = ", ".join(one.name for one in workers if one.id in left)
+        return f"the lease of {names} ran out; waiting for another one, should it be alive"
 
     # -- what is said of it
 

@@ -9,13 +9,14 @@ its own renewal, anyone else's a mark that each sweep makes.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from failbetter import ids
 from failbetter.errors import LedgerError
 from failbetter.ledger import registry, turns
 from failbetter.recovery import status
-from failbetter.recovery.settling import TURN, Report, Settler, gone, orphaning
+from failbetter.recovery.settling import BATCH, TURN, Gone, Report, Settler, gone, orphaning
 from failbetter.recovery.watch import Watch
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ SUPERVISOR_DIED = "its supervisor died"
 LEASE_RAN_OUT = "its lease ran out"
 # Seconds for which a sweeper keeps the others of all hosts from doing the same.
 _SWEEPING = 2.0
+# Seconds after which a sweep leaves the rest to the next one.
+_AT_MOST = 0.5
 
 
 class Sweeper:
@@ -38,13 +41,15 @@ class Sweeper:
         self._own = own
         self._name = own if own is not None else ids.take()
         self._watch = Watch(own)
-        self._settler = Settler(database)
+        self._settler = Settler(database, go_on=self._has_time)
+        self._limit = 0.0
         self.swept_at: int | None = None
         """When it last swept and could (µs, by the ledger's clock)."""
 
     def tick(self, now: float) -> Report:
         """Sweep once; `now` in monotonic seconds. Raises LedgerError; what was done stays done."""
         report = Report()
+        self._limit = time.monotonic() + _AT_MOST
         try:
             self._sweep(now, report)
         except LedgerError:
@@ -61,36 +66,40 @@ class Sweeper:
                 turns.mark(tx, registry.MAINTAINS, self._name)
         with self._database.look() as tx:
             workers = registry.all_workers(tx)
-            orphans = [orphaning(tx, number) for number in registry.orphaned(tx)]
+            known = {worker.id for worker in workers}
+            orphans = [orphaning(tx, n) for n in registry.orphaned(tx) if n not in known]
             overdue = bool(registry.expired(tx, tx.now(), 1))
-        fleet = self._database.fleet
+        silent = {one.id for one in self._watch.look(now, workers)}
+        others = [worker for worker in workers if worker.id != self._own]
+        report.workers_examined += len(others)
         lost = []
-        for worker in self._watch.look(now, workers):
-            lost.append(gone(worker, LEASE_RAN_OUT, silent=True))
-        for worker in workers:
-            if worker.id == self._own:
-                continue
-            report.workers_examined += 1
+        for worker in others:
             if self._database.sees_dead(worker.id, worker.fleet):
                 # Only from this host can that be seen, so that nobody's turn is waited for.
-                fleet.kill_remains(worker.id)
-                self._settler.settle(gone(worker, SUPERVISOR_DIED), report)
-                fleet.forget(worker.id)
-                lost = [one for one in lost if one.id != worker.id]
-        known = {worker.id for worker in workers}
-        orphans = [one for one in orphans if one.id not in known]
-        if (lost or orphans or overdue) and self._is_my_turn():
-            for one in [*lost, *orphans]:
-                self._settler.settle(one, report)
-            if overdue:
-                # Only some: the next sweep goes on with the rest.
-                self._settler.expire(report)
-        for number in fleet.strays(known):
+                self._settle(gone(worker, SUPERVISOR_DIED), report)
+            elif worker.id in silent:
+                lost.append(gone(worker, LEASE_RAN_OUT, silent=True))
+        known |= {one.id for one in orphans}
+        lost += [one for one in orphans if self._settler.is_due(one)]
+        if (lost or overdue) and self._is_my_turn():
+            for one in lost:
+                self._settle(one, report)
+            if overdue and self._settler.expire(report) == BATCH:
+                report.more = True
+        for number in self._database.fleet.strays(known):
             # Declared lost while it was frozen, and dead since: nobody else knows of its files.
-            fleet.forget_dead(number)
+            self._database.fleet.forget_dead(number)
         if report.handed_back or report.ended or report.expired or report.refused:
             with self._database.write(timeout=TURN) as tx:
                 status.add_sweep(tx, report)
+
+    def _settle(self, one: Gone, report: Report) -> None:
+        begun = report.handed_back or report.ended  # however late it is, something is done
+        if (begun and not self._has_time()) or not self._settler.settle(one, report):
+            report.more = True
+
+    def _has_time(self) -> bool:
+        return time.monotonic() < self._limit
 
     def _is_my_turn(self) -> bool:
         with self._database.write(durable=False, timeout=TURN) as tx:

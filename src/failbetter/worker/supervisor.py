@@ -429,6 +429,8 @@ class Supervisor:
                 _logger.warning("the sweep could not be done: %s", error)
             else:
                 self._look = self._look or bool(report.handed_back)
+                if report.more:
+                    self._next_sweep = now
 
     def _reconcile(self) -> None:
         known = {(job.id, job.fence) for job in self._hall}

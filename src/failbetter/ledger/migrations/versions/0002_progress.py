@@ -1,4 +1,7 @@
-"""Progress and items of a job; who settled an effect in doubt; when a worker last swept."""
+"""Progress and items of a job; who settled an effect in doubt; when a worker last swept.
+
+And an index by which what a worker holds is read in pieces.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,15 @@ def upgrade() -> None:
     )
     op.add_column("failbetter_effects", sa.Column("settled_by", sa.String(190), nullable=True))
     op.add_column("failbetter_workers", sa.Column("swept_at", sa.BigInteger(), nullable=True))
+    op.drop_index("failbetter_jobs_by_worker", table_name="failbetter_jobs")
+    op.create_index(
+        "failbetter_jobs_by_worker",
+        "failbetter_jobs",
+        ["worker", "id"],
+        unique=False,
+        sqlite_where=sa.text("worker IS NOT NULL"),
+        postgresql_where=sa.text("worker IS NOT NULL"),
+    )
     if op.get_bind().dialect.name == "postgresql":
         # Rewritten with every item: room on the same page, and dead rows cleared away early.
         op.execute(

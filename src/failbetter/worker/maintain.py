@@ -1,0 +1,148 @@
+"""Upkeep without running jobs: sweeps, and the delivery of mirrored rows.
+
+For fleets whose jobs run elsewhere, and beside workers on other hosts. It has no worker's row, so
+that each sweep writes a mark of its own: a process that cannot write believes nobody's silence.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import msgspec
+
+from failbetter import logs
+from failbetter.app import App
+from failbetter.errors import FailbetterError, LedgerError, SchemaMismatch
+from failbetter.fleet import describe_process
+from failbetter.ledger.database import Database
+from failbetter.recovery.sweeper import Sweeper
+from failbetter.worker.appload import load_app
+from failbetter.worker.delivery import Delivery
+
+_logger = logging.getLogger("failbetter.worker")
+
+EX_UNAVAILABLE = 69
+EX_CONFIG = 78
+
+_SWEEP = 1.0
+# While the ledger is out of reach: the first and the longest pause between two tries (s).
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 10.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """`app`: module:attribute; else `url` alone: then no mirrored rows are delivered."""
+
+    app: str | None = None
+    url: str | None = None
+    once: bool = False
+    log_format: str = "text"
+    log_level: str = "INFO"
+
+
+class Maintainer:
+    """Sweeps until told to stop."""
+
+    def __init__(self, database: Database, delivery: Delivery | None) -> None:
+        self._database = database
+        self._delivery = delivery
+        self._sweeper = Sweeper(database)
+        self._stop = threading.Event()
+        self._failures = 0
+
+    def listen(self) -> None:
+        """From now on SIGTERM and SIGINT stop it; a second one at once."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, _frame: Any) -> None:
+        if self._stop.is_set():
+            raise SystemExit(128 + number)
+        self._stop.set()
+
+    def run(self) -> int:
+        """Work until told to stop; the exit code."""
+        place = describe_process()
+        _logger.info(
+            "maintaining as %s:%d: ledger %s", place["host"], place["pid"], self._database.name
+        )
+        while not self._stop.is_set():
+            self._stop.wait(self._sweep())
+        _logger.info("stopping")
+        self._close()
+        return 0
+
+    def once(self) -> int:
+        """Sweep until nothing more can be done at once; the exit code."""
+        try:
+            while self._sweeper.tick(time.monotonic()).more and not self._stop.is_set():
+                pass
+        except (LedgerError, OSError) as error:
+            _logger.error("the sweep could not be done: %s", error)
+            return EX_UNAVAILABLE
+        finally:
+            self._close()
+        return 0
+
+    def _close(self) -> None:
+        if self._delivery is not None:
+            self._delivery.stop()
+        self._database.close()
+
+    def _sweep(self) -> float:
+        """Sweep once; how long to wait then (s)."""
+        try:
+            more = self._sweeper.tick(time.monotonic()).more
+        except (LedgerError, OSError) as error:
+            self._failures += 1
+            pause: float = min(_FIRST_PAUSE * 2.0 ** min(self._failures, 10), _LONGEST_PAUSE)
+            if self._failures in (1, 10) or self._failures % 100 == 0:
+                _logger.error("the sweep could not be done: %s. Trying again every few s", error)
+            return pause
+        if self._failures:
+            _logger.warning("the ledger is back; sweeping goes on")
+            self._failures = 0
+        return 0.0 if more else _SWEEP
+
+
+def main(settings: Settings) -> int:
+    """Maintain in this process until it ends; its exit code."""
+    logs.configure(settings.log_format, settings.log_level)
+    try:
+        app = App(settings.url) if settings.app is None else load_app(settings.app)
+        app.database.exists()
+    except FailbetterError as error:
+        _logger.error("%s", error)
+        return EX_CONFIG
+    except Exception as error:  # whatever the user's modules do while they load
+        _logger.error("%s cannot be loaded: %s: %s", settings.app, type(error).__name__, error)
+        return EX_CONFIG
+    try:
+        app.database.ensure_schema()
+    except SchemaMismatch as error:
+        _logger.error("%s", error)
+        return EX_CONFIG
+    except LedgerError as error:
+        _logger.error("%s", error)
+        if settings.once:
+            return EX_UNAVAILABLE
+    delivery = None
+    if settings.app is not None:
+        own = Database(
+            app.url, durable=app.durable, fleet_folder=app.fleet_folder, schema=app.schema
+        )
+        delivery = Delivery(own, app.mirror_urls)
+    maintainer = Maintainer(app.database, delivery)
+    maintainer.listen()
+    code = maintainer.once() if settings.once else maintainer.run()
+    logs.flush()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(msgspec.json.decode(sys.argv[1], type=Settings)))
