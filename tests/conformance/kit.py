@@ -83,6 +83,12 @@ def new_worker(number: int = 1, **given: Any) -> Worker:
     return Worker(**fields)
 
 
+def attempt_of(job: Claimed) -> tuple[int, int, int]:
+    """Which attempt a claim began: id, fence, worker."""
+    assert job.worker is not None
+    return job.id, job.fence, job.worker
+
+
 class Chance:
     """Always the same."""
 
@@ -107,6 +113,7 @@ def ending(
     return Settlement(
         job.id,
         job.fence,
+        job.worker,
         job.starts + 1,
         job.priority,
         decide(job.facts(), said, now, Chance()),
@@ -208,14 +215,14 @@ class Ledger:
     def begin(self, *jobs: Claimed, now: int = NOW) -> None:
         """Write that bodies have begun."""
         with self.database.write() as tx:
-            begun = [(now, job.id, job.fence) for job in jobs]
+            begun = [(now, *attempt_of(job)) for job in jobs]
             mirrored = [(job.id, job.mirror_key) for job in jobs if job.mirror_key is not None]
             claims.mark_begun(tx, begun, mirrored)
 
     def give_back(self, *jobs: Claimed, now: int = NOW) -> int:
         """Give claimed jobs back."""
         with self.database.write() as tx:
-            return claims.give_back(tx, [(job.id, job.fence) for job in jobs], now)
+            return claims.give_back(tx, [attempt_of(job) for job in jobs], now)
 
     def settle(self, *endings: Settlement) -> list[Settlement]:
         """Write endings; the lost ones."""
@@ -258,17 +265,17 @@ class Ledger:
     def intend(self, job: Claimed, name: str = "e", now: int = NOW) -> tuple[str, str | None]:
         """Begin an effect."""
         with self.database.write() as tx:
-            return effects.intend(tx, job.id, job.fence, name, now)
+            return effects.intend(tx, *attempt_of(job), name, now)
 
     def done(self, job: Claimed, name: str = "e", result: str | None = None, now: int = NOW) -> str:
         """An effect has happened."""
         with self.database.write() as tx:
-            return effects.done(tx, job.id, job.fence, name, result, now)
+            return effects.done(tx, *attempt_of(job), name, result, now)
 
     def not_done(self, job: Claimed, name: str = "e") -> str:
         """An effect has not happened."""
         with self.database.write() as tx:
-            return effects.not_done(tx, job.id, job.fence, name)
+            return effects.not_done(tx, *attempt_of(job), name)
 
     def in_doubt(self, number: int) -> bool:
         """Whether an effect of the job is in doubt."""

@@ -24,7 +24,7 @@ class Attempt:
 
     def _do(self, function: Any, *given: Any) -> Any:
         with self.ledger.database.write() as tx:
-            return function(tx, self.job.id, self.job.fence, *given)
+            return function(tx, self.job.id, self.job.fence, self.job.worker, *given)
 
     def start(self, total: int | None = None, series: str = "l") -> tuple[int, int] | None:
         return self._do(progress.start, series, total, NOW)  # type: ignore[no-any-return]

@@ -6,11 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import null, update
 from tests.conformance.kit import NOW, SECOND, Ledger, ending, new_job, unlike
 
 from failbetter.errors import LedgerError
 from failbetter.ledger.claims import Claimed
 from failbetter.ledger.endings import RECORD_RETURN, Error, is_recorded
+from failbetter.ledger.schema import jobs
 from failbetter.lifecycle.policy import Policy
 from failbetter.lifecycle.states import Cause
 
@@ -274,6 +276,57 @@ def test_a_zombie_of_the_same_worker_is_a_zombie_too(worked: Ledger) -> None:
     late = ending(job)
     assert worked.settle(late) == [late]
     worked.end(again)
+
+
+# -- a claim that the ledger has lost: a server crashed before it was on disk
+
+
+def lose(ledger: Ledger, claim: Claimed) -> None:
+    """Have the job's row say again what it said before the claim."""
+    before = {"rank": -claim.priority, "worker": null(), "claimed": null(), "begun_at": null()}
+    with ledger.database.engine.begin() as connection:
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.id == claim.id)
+            .values(state="pending", fence=claim.fence - 1, **before)
+        )
+
+
+@pytest.mark.parametrize(("cause", "said"), STALE)
+@pytest.mark.parametrize("runs", [False, True])
+def test_two_attempts_of_one_fence_are_told_apart(
+    worked: Ledger, cause: Cause, said: dict[str, Any], runs: bool
+) -> None:
+    first = claimed(worked)
+    lose(worked, first)
+    worked.register(2)
+    second = worked.claim_one(2)
+    assert (second.fence, second.worker) == (first.fence, 2)
+    if runs:
+        worked.begin(second, now=NOW + 1)
+    row = worked.row(first.id)
+    late = ending(first, cause, result='"late"', **said)
+    assert worked.settle(late) == [late]
+    worked.begin(first, now=LATER)
+    assert worked.give_back(first) == 0
+    assert worked.intend(first) == ("lost", None)
+    assert unlike(row, worked.row(first.id)) == {}
+    assert worked.attempts(first.id) == []
+    assert worked.intend(second) == ("go", None)
+    assert worked.done(second) == "done"
+    worked.end(second)
+
+
+def test_who_claims_again_what_it_has_claimed_goes_on_with_the_same_attempt(
+    worked: Ledger,
+) -> None:
+    first = claimed(worked)
+    lose(worked, first)
+    late = ending(first)
+    assert worked.settle(late) == [late]
+    assert worked.intend(first) == ("lost", None)
+    assert worked.claim_one(now=LATER) == first
+    assert worked.settle(late) == []
 
 
 # -- batches

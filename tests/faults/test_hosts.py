@@ -240,7 +240,7 @@ def one_sweeper(site: Site) -> None:
     with database.write() as tx:
         registry.register(tx, ghost)
         claimed, _ = claims.claim(tx, ghost.id, [], lost, tx.now())
-        claims.mark_begun(tx, [(tx.now(), job.id, job.fence) for job in claimed])
+        claims.mark_begun(tx, [(tx.now(), job.id, job.fence, ghost.id) for job in claimed])
     assert len(claimed) == lost
     sweepers = [
         site.worker(lease=LEASE, queues=["nothing"], env=fleet(site, f"host-{n}")) for n in range(3)

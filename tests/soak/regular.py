@@ -26,8 +26,8 @@ def regular(app: App, churn: Churn) -> None:
     (job,) = app.tasks["kept"].enqueue_many([(1,)])
     with app.database.write() as tx:
         claimed, _ = claims.claim(tx, churn.worker.id, [], 1, tx.now())
-        claims.mark_begun(tx, [(tx.now(), one.id, one.fence) for one in claimed])
-        claims.give_back(tx, [(one.id, one.fence) for one in claimed], tx.now())
+        claims.mark_begun(tx, [(tx.now(), one.id, one.fence, churn.worker.id) for one in claimed])
+        claims.give_back(tx, [(one.id, one.fence, churn.worker.id) for one in claimed], tx.now())
     with app.database.look() as tx:
         claims.any_live(tx, [])
         registry.someone_idles(tx, "elsewhere")

@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 
 class Claimed(msgspec.Struct, gc=False):
-    """A claimed job: all that its worker decides with. `fence` is this attempt's."""
+    """A claimed job: all that its worker decides with. `fence` and `worker` are this attempt's.
+
+    `worker` None: it is not claimed, but looked at by a sweeper.
+    """
 
     id: int
     fence: int
+    worker: int | None
     task: str
     queue: str
     priority: int
@@ -76,10 +80,20 @@ class Lane(msgspec.Struct, frozen=True):
     run_at: int
 
 
+def is_attempt() -> tuple[ColumnElement[bool], ...]:
+    """Whether the row is still this attempt's; parameters: fence, worker.
+
+    The fence alone does not tell two workers apart if a claim was lost in a server's crash. By a
+    comparison that is of no use to an index: that of a worker's jobs may seem as good as their ids.
+    """
+    return jobs.c.fence == b("fence"), jobs.c.worker.is_not_distinct_from(b("worker"))
+
+
 _lane = (jobs.c.rank, jobs.c.queue, jobs.c.careful)
 CLAIMED_COLUMNS = (
     jobs.c.id,
     jobs.c.fence,
+    jobs.c.worker,
     jobs.c.task,
     jobs.c.queue,
     jobs.c.priority,
@@ -197,8 +211,8 @@ CLAIMED_QUEUES = Prepared(select(jobs.c.queue).distinct().where(jobs.c.worker.is
 MARK_BEGUN = Prepared(
     update(jobs)
     .values(state=literal_column(f"'{State.RUNNING}'"), begun_at=b("begun_at"))
-    .where(jobs.c.id == b("id"), jobs.c.fence == b("fence")),
-    "begun_at id fence",
+    .where(jobs.c.id == b("id"), *is_attempt()),
+    "begun_at id fence worker",
 )
 GIVE_BACK = Prepared(
     update(jobs)
@@ -208,8 +222,8 @@ GIVE_BACK = Prepared(
         claimed=null(),
         fence=jobs.c.fence + ONE,
     )
-    .where(jobs.c.id == b("id"), jobs.c.fence == b("fence")),
-    "id fence",
+    .where(jobs.c.id == b("id"), *is_attempt()),
+    "id fence worker",
 )
 
 _BELOW_ALL = -(1 << 31)
@@ -313,9 +327,10 @@ def _claim_carefully(tx: Tx, worker: int, lane: Lane, limit: int, now: int) -> l
 
 
 def mark_begun(
-    tx: Tx, begun: Sequence[tuple[int, int, int]], mirrored: Sequence[tuple[int, str]] = ()
+    tx: Tx, begun: Sequence[tuple[int, int, int, int]], mirrored: Sequence[tuple[int, str]] = ()
 ) -> None:
-    """Write that bodies have begun: (begun_at, id, fence) each. A lost attempt changes nothing.
+    """Write that bodies have begun: (begun_at, id, fence, worker) each. A lost attempt changes
+    nothing.
 
     `mirrored`: of those with a mirror, (id, mirror key).
     """
@@ -324,9 +339,12 @@ def mark_begun(
         follow(tx, mirrored)
 
 
-def give_back(tx: Tx, jobs_and_fences: Sequence[tuple[int, int]], now: int) -> int:
-    """Make claimed jobs whose body has not begun claimable again, at their old place."""
+def give_back(tx: Tx, claimed: Sequence[tuple[int, int, int]], now: int) -> int:
+    """Make claimed jobs whose body has not begun claimable again, at their old place.
+
+    `claimed`: (id, fence, worker) each.
+    """
     passing("in_hand_back")
-    given_back = tx.many(GIVE_BACK, jobs_and_fences)
-    cancel_as_asked(tx, [number for number, _ in jobs_and_fences], now)
+    given_back = tx.many(GIVE_BACK, claimed)
+    cancel_as_asked(tx, [number for number, _, _ in claimed], now)
     return given_back

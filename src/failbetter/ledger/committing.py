@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session, scoped_session
 
 from failbetter.errors import AttemptLost, Refused
 from failbetter.faultpoints import passing
-from failbetter.ledger.claims import CLAIMED_COLUMNS, Claimed
+from failbetter.ledger.claims import CLAIMED_COLUMNS, Claimed, is_attempt
 from failbetter.ledger.endings import Settlement, settle
 from failbetter.ledger.joining import be_known, joined
-from failbetter.ledger.prepared import ONE, Prepared, b
+from failbetter.ledger.prepared import Prepared, b
 from failbetter.ledger.schema import jobs, workers
 from failbetter.lifecycle.decide import Items, Outcome, decide
 from failbetter.lifecycle.states import Cause, State
@@ -32,21 +32,20 @@ if TYPE_CHECKING:
 
 _name = select(workers.c.name).where(workers.c.id == jobs.c.worker).scalar_subquery()
 HELD = Prepared(
-    select(*CLAIMED_COLUMNS, _name)
-    .where(jobs.c.id == b("id"), jobs.c.fence == b("fence"), jobs.c.claimed == ONE)
-    .with_for_update(),
-    "id fence",
+    select(*CLAIMED_COLUMNS, _name).where(jobs.c.id == b("id"), *is_attempt()).with_for_update(),
+    "id fence worker",
 )
 
 
 class Success(msgspec.Struct, frozen=True):
-    """What is written of a success: the attempt, since when it runs, and on which code.
+    """What is written of a success: of which attempt, since when it runs, and on which code.
 
-    Times in microseconds since the epoch. `items`: which of its items came to a good end.
+    `holder`: the worker that runs it, by its id. Times in microseconds since the epoch. `items`: which of its items came to a good end.
     """
 
     id: int
     fence: int
+    holder: int
     begun_at: int
     code: str | None
     items: Items = "all"
@@ -113,7 +112,7 @@ def _succeed(
     text, note = result()
     with database.translated():
         tx = joined(database.kind, connection)
-        row = tx.row(HELD, success.id, success.fence)
+        row = tx.row(HELD, success.id, success.fence, success.holder)
         lost = row is None
         if row is not None:
             job = Claimed(*row[:-1])
@@ -129,6 +128,7 @@ def _succeed(
             ending = Settlement(
                 job.id,
                 job.fence,
+                success.holder,
                 job.starts + 1,
                 job.priority,
                 transition,

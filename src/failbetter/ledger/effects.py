@@ -60,13 +60,14 @@ IN_DOUBT = Prepared(
 
 
 def intend(
-    tx: Tx, number: int, fence: int, name: str, now: int, *, again: bool = False
+    tx: Tx, number: int, fence: int, holder: int, name: str, now: int, *, again: bool = False
 ) -> tuple[Intent, str | None]:
     """Write that the effect is about to happen; with the result when it has happened before.
 
-    `again`: this same request may have been written before, and the body was not told.
+    `holder`: the worker that runs the attempt. `again`: this same request may have been written
+    before, and the body was not told.
     """
-    if not still_current(tx, number, fence):
+    if not still_current(tx, number, fence, holder):
         return "lost", None
     found = tx.row(FIND, number, name)
     if found is None:
@@ -78,20 +79,22 @@ def intend(
     return ("uncertain", None) if done_at is None else ("done", result)
 
 
-def done(tx: Tx, number: int, fence: int, name: str, result: str | None, now: int) -> Intent:
+def done(
+    tx: Tx, number: int, fence: int, holder: int, name: str, result: str | None, now: int
+) -> Intent:
     """Write that the effect has happened.
 
     Written even when the attempt is lost meanwhile: that the effect happened stays true, and the
     row is still this attempt's.
     """
     written = tx.run(DONE, now, result, number, name, fence)
-    return "done" if written and still_current(tx, number, fence) else "lost"
+    return "done" if written and still_current(tx, number, fence, holder) else "lost"
 
 
-def not_done(tx: Tx, number: int, fence: int, name: str) -> Intent:
+def not_done(tx: Tx, number: int, fence: int, holder: int, name: str) -> Intent:
     """Take the intention back: the effect is known not to have happened."""
     tx.run(NOT_DONE, number, name, fence)
-    return "go" if still_current(tx, number, fence) else "lost"
+    return "go" if still_current(tx, number, fence, holder) else "lost"
 
 
 class Doubt(msgspec.Struct, frozen=True):
@@ -107,18 +110,18 @@ def doubts(tx: Tx, number: int) -> list[Doubt]:
 
 
 def has_happened(
-    tx: Tx, number: int, fence: int, name: str, result: str, by: str, now: int
+    tx: Tx, number: int, fence: int, holder: int, name: str, result: str, by: str, now: int
 ) -> Intent:
     """Settle a doubt of an earlier attempt: the effect has happened."""
-    if not still_current(tx, number, fence):
+    if not still_current(tx, number, fence, holder):
         return "lost"
     tx.run(HAPPENED, now, result, by, number, name)
     return "done"
 
 
-def never_happened(tx: Tx, number: int, fence: int, name: str) -> Intent:
+def never_happened(tx: Tx, number: int, fence: int, holder: int, name: str) -> Intent:
     """Settle a doubt of an earlier attempt: the effect has not happened."""
-    if not still_current(tx, number, fence):
+    if not still_current(tx, number, fence, holder):
         return "lost"
     tx.run(NEVER_HAPPENED, number, name)
     return "go"

@@ -9,6 +9,7 @@ from sqlalchemy import func, insert, literal_column, null, select, update
 
 from failbetter.faultpoints import passing
 from failbetter.ledger.acts import cancel_as_asked
+from failbetter.ledger.claims import is_attempt
 from failbetter.ledger.mirrors import follow
 from failbetter.ledger.prepared import ONE, Prepared, b
 from failbetter.ledger.schema import attempts, jobs
@@ -45,6 +46,8 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
 
     id: int
     fence: int
+    holder: int | None
+    """The worker that has claimed the job, by its id; None: nobody has, as of what expires."""
     number: int
     priority: int
     transition: Transition
@@ -60,7 +63,7 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     mirror_key: str | None = None
 
 
-_mine = (jobs.c.id == b("id"), jobs.c.fence == b("fence"))
+_mine = (jobs.c.id == b("id"), *is_attempt())
 _let_go = {"worker": null(), "claimed": null(), "fence": jobs.c.fence + ONE}
 SUCCEED = Prepared(
     update(jobs)
@@ -76,7 +79,7 @@ SUCCEED = Prepared(
         **_let_go,
     )
     .where(*_mine),
-    "begun_at ended_at result note id fence",
+    "begun_at ended_at result note id fence worker",
 )
 SETTLE = Prepared(
     update(jobs)
@@ -107,7 +110,8 @@ SETTLE = Prepared(
     )
     .where(*_mine),
     "state reason rank run_at begun_at ended_at live keep started attempts crashes losses"
-    " hand_backs suspect released_since result note error_type error_message fingerprint id fence",
+    " hand_backs suspect released_since result note error_type error_message fingerprint id fence"
+    " worker",
 )
 RECORD_RETURN = Prepared(
     insert(attempts).values(
@@ -145,7 +149,9 @@ RECORD = Prepared(
     " error_type error_message traceback evidence",
 )
 # With the row's lock: what is written because the attempt is current is written while it is.
-FENCE_OF = Prepared(select(jobs.c.fence).where(jobs.c.id == b("id")).with_for_update(), "id")
+CURRENT = Prepared(
+    select(jobs.c.fence, jobs.c.worker).where(jobs.c.id == b("id")).with_for_update(), "id"
+)
 # Whoever declared a worker lost has recorded that under the worker's name.
 RECORDED = Prepared(
     select(attempts.c.worker).where(
@@ -211,6 +217,7 @@ def _success_row(ending: Settlement) -> tuple[object, ...]:
         ending.note,
         ending.id,
         ending.fence,
+        ending.holder,
     )
 
 
@@ -241,6 +248,7 @@ def _row(ending: Settlement) -> tuple[object, ...]:
         error and error.fingerprint,
         ending.id,
         ending.fence,
+        ending.holder,
     )
 
 
@@ -266,10 +274,9 @@ def _attempt_row(ending: Settlement) -> tuple[object, ...]:
     )
 
 
-def still_current(tx: Tx, number: int, fence: int) -> bool:
+def still_current(tx: Tx, number: int, fence: int, holder: int) -> bool:
     """Whether the attempt still owns the job's row."""
-    row = tx.row(FENCE_OF, number)
-    return row is not None and row[0] == fence
+    return tx.row(CURRENT, number) == (fence, holder)
 
 
 def is_recorded(tx: Tx, number: int, fence: int, worker: str) -> bool:

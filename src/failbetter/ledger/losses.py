@@ -9,6 +9,7 @@ from sqlalchemy import func, insert, literal_column, null, select, update
 
 from failbetter.faultpoints import passing
 from failbetter.ledger.acts import cancel_as_asked
+from failbetter.ledger.claims import is_attempt
 from failbetter.ledger.mirrors import follow
 from failbetter.ledger.prepared import ONE, Prepared, b
 from failbetter.ledger.schema import attempts, effects, jobs, progress
@@ -26,6 +27,7 @@ class Loss(msgspec.Struct, frozen=True, gc=False):
 
     id: int
     fence: int
+    holder: int
     number: int
     begun_at: int
     error: Error
@@ -57,8 +59,8 @@ HAND_BACK = Prepared(
         error_message=b("error_message"),
         fingerprint=func.coalesce(b("fingerprint"), jobs.c.fingerprint),
     )
-    .where(jobs.c.id == b("id"), jobs.c.fence == b("fence")),
-    "now error_type error_message fingerprint id fence",
+    .where(jobs.c.id == b("id"), *is_attempt()),
+    "now error_type error_message fingerprint id fence worker",
 )
 RECORD = Prepared(
     insert(attempts).values(
@@ -114,9 +116,12 @@ def hand_back(tx: Tx, lost: Sequence[Loss], worker: str, code: str | None, now: 
     """
     tx.savepoint()
     rows = [
-        (now, one.error.type, one.error.message, one.error.fingerprint, one.id, one.fence)
+        (
+            now, one.error.type, one.error.message, one.error.fingerprint,
+            one.id, one.fence, one.holder,
+        )
         for one in lost
-    ]
+    ]  # fmt: skip
     if tx.many(HAND_BACK, rows) != len(lost):
         tx.undo()
         return False

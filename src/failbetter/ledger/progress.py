@@ -188,13 +188,13 @@ FAILED_ITEMS = Prepared(
 
 
 def start(
-    tx: Tx, number: int, fence: int, series: str, total: int | None, now: int
+    tx: Tx, number: int, fence: int, holder: int, series: str, total: int | None, now: int
 ) -> tuple[int, int] | None:
     """Begin to work through a list; how many of it are finished and failed already.
 
     None: the attempt is not the job's current one any more, here and in what follows.
     """
-    if not still_current(tx, number, fence):
+    if not still_current(tx, number, fence, holder):
         return None
     found = _begun(tx, number, fence, series, now)
     tx.run(TOTAL, total, fence, now, number, series)
@@ -213,6 +213,7 @@ def advance(
     tx: Tx,
     number: int,
     fence: int,
+    holder: int,
     series: str,
     finished: Sequence[str],
     failed: Sequence[tuple[str, str, str]],
@@ -223,7 +224,7 @@ def advance(
 
     Returns which of those in `ask` are finished. What is told twice counts once.
     """
-    if not still_current(tx, number, fence):
+    if not still_current(tx, number, fence, holder):
         return None
     mended = _many(tx, FINISH_FAILED, [(fence, now, number, series, key) for key in finished])
     new = _many(tx, FINISH, [(number, series, key, fence, now) for key in finished])
@@ -250,12 +251,12 @@ def _finished(tx: Tx, number: int, fence: int, series: str, ask: Sequence[str]) 
     return found
 
 
-def close(tx: Tx, number: int, fence: int, series: str, now: int) -> Vanished | None:
+def close(tx: Tx, number: int, fence: int, holder: int, series: str, now: int) -> Vanished | None:
     """The list was worked through to its end; what of it was there once and is no more.
 
     Items that had failed and are not in the list any more are no failures any more.
     """
-    if not still_current(tx, number, fence):
+    if not still_current(tx, number, fence, holder):
         return None
     keys = [row[0] for row in tx.rows(UNSEEN_KEYS, number, series, fence, _MOST_NAMED)]
     gone = tx.run(FORGET_FAILED, number, series, fence) if keys else 0
@@ -264,18 +265,20 @@ def close(tx: Tx, number: int, fence: int, series: str, now: int) -> Vanished | 
     return Vanished(count, keys)
 
 
-def count(tx: Tx, number: int, fence: int, done: int, total: int | None, now: int) -> bool:
+def count(
+    tx: Tx, number: int, fence: int, holder: int, done: int, total: int | None, now: int
+) -> bool:
     """Note how far a body says it is; False when the attempt is lost. Never goes back."""
-    if not still_current(tx, number, fence):
+    if not still_current(tx, number, fence, holder):
         return False
     _begun(tx, number, fence, "", now)
     tx.run(COUNT, done, total, fence, now, number, "", done)
     return True
 
 
-def save_cursor(tx: Tx, number: int, fence: int, cursor: str, now: int) -> bool:
+def save_cursor(tx: Tx, number: int, fence: int, holder: int, cursor: str, now: int) -> bool:
     """Keep where a body is, as JSON; False when the attempt is lost."""
-    if not still_current(tx, number, fence):
+    if not still_current(tx, number, fence, holder):
         return False
     _begun(tx, number, fence, "", now)
     tx.run(CURSOR, cursor, fence, now, number, "")

@@ -325,7 +325,7 @@ def judge(
 def write(tx: Tx, gone: Gone, decisions: Sequence[Decision]) -> set[int]:
     """Write what was decided; the ids of jobs whose attempt had ended meanwhile."""
     now = tx.now()
-    unbegun = [(one.job.id, one.job.fence) for one in decisions if one.begun_at is None]
+    unbegun = [(one.job.id, one.job.fence, gone.id) for one in decisions if one.begun_at is None]
     begun = [one for one in decisions if one.begun_at is not None]
     waiting = [one for one in begun if one.transition.state is State.PENDING]
     ended = [one for one in begun if one.transition.state is not State.PENDING]
@@ -374,6 +374,7 @@ def _loss(gone: Gone, one: Decision, now: int) -> losses.Loss:
     return losses.Loss(
         job.id,
         job.fence,
+        gone.id,
         job.starts + 1,
         now if one.begun_at is None else one.begun_at,
         _error(job.task, gone.name, gone.why),
@@ -387,6 +388,7 @@ def _settlement(gone: Gone, one: Decision, now: int) -> Settlement:
     return Settlement(
         id=job.id,
         fence=job.fence,
+        holder=job.worker,
         number=job.starts + 1,
         priority=job.priority,
         transition=one.transition,
@@ -424,6 +426,7 @@ def _expiry(job: Claimed, now: int) -> Settlement:
     return Settlement(
         id=job.id,
         fence=job.fence,
+        holder=job.worker,
         number=job.starts + 1,
         priority=job.priority,
         transition=transition,

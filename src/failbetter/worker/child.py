@@ -59,12 +59,12 @@ def main(argv: list[str] | None = None) -> int:
         )
     )
     # The board is the supervisor's to make, which it can only once it knows the ledger.
-    board = sys.stdin.buffer.readline().decode().rstrip("\n")
+    worker, _, board = sys.stdin.buffer.readline().decode().rstrip("\n").partition(" ")
     if not board:
         return 0
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    executor = Executor(app, channel, Ring(Path(board), options.index), code)
+    executor = Executor(app, channel, Ring(Path(board), options.index), int(worker), code)
     way: OneByOne | Concurrent
     if options.slots == 1:
         way = OneByOne(executor, options.stacks)

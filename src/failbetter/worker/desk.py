@@ -46,9 +46,9 @@ class Desk:
         self.worker = worker
         self._endings: list[Settlement] = []
         self._undecided: list[Undecided] = []
-        self._begun: list[tuple[int, int, int]] = []
+        self._begun: list[tuple[int, int, int, int]] = []
         self._begun_mirrored: list[tuple[int, str]] = []
-        self._give_back: list[tuple[int, int]] = []
+        self._give_back: list[tuple[int, int, int]] = []
         self._requests: list[tuple[Request, Callable[[Reply], None]]] = []
         self._queues = msgspec.json.decode(worker.queues, type=list[str])
         self._failures = 0
@@ -69,6 +69,7 @@ class Desk:
             Settlement(
                 job.id,
                 job.fence,
+                job.worker,
                 job.starts + 1,
                 job.priority,
                 decide(job.facts(), _RETURNED, message.ended_at, random),
@@ -111,17 +112,17 @@ class Desk:
 
     def begun(self, job: Claimed, at: int) -> None:
         """A body has begun, and goes on."""
-        self._begun.append((at, job.id, job.fence))
+        self._begun.append((at, job.id, job.fence, self.worker.id))
         if job.mirror_key is not None:
             self._begun_mirrored.append((job.id, job.mirror_key))
 
     def give_back(self, job: Claimed) -> None:
         """A claimed job whose body will not begin here."""
-        self._give_back.append((job.id, job.fence))
+        self.give_back_fence(job.id, job.fence)
 
     def give_back_fence(self, number: int, fence: int) -> None:
         """As `give_back`, for a job that is known by its id only."""
-        self._give_back.append((number, fence))
+        self._give_back.append((number, fence, self.worker.id))
 
     def request(self, message: Request, reply: Callable[[Reply], None]) -> None:
         """A body asks for an effect to be written."""
@@ -147,7 +148,7 @@ class Desk:
         """(id, fence) of all that waits here and the ledger still counts as held."""
         held = {(ending.id, ending.fence) for ending in self._endings}
         held |= {(one.job.id, one.job.fence) for one in self._undecided}
-        return held | set(self._give_back)
+        return held | {(number, fence) for number, fence, _ in self._give_back}
 
     # -- write
 
@@ -244,7 +245,7 @@ class Desk:
         if asked.kind == "intend" and any(asked.id == one.job.id for one in self._undecided):
             # It died while it asked, so it has not begun the effect.
             return Reply(asked.request, "lost", None)
-        return answer(tx, asked, again=self._failures > 0)
+        return answer(tx, asked, self.worker.id, again=self._failures > 0)
 
     def _log(self, job: Claimed, ending: Settlement) -> None:
         to = ending.transition

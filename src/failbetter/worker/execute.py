@@ -100,8 +100,9 @@ class Attempt:
 class Executor:
     """Turns hand-outs into endings. Shared by the ways a child runs bodies (see `bodies`)."""
 
-    def __init__(self, app: App, channel: Channel, ring: Ring, code: str | None) -> None:
+    def __init__(self, app: App, channel: Channel, ring: Ring, worker: int, code: str) -> None:
         self._app = app
+        self._worker = worker
         self._code = code
         self._channel = channel
         self._ring = ring
@@ -166,7 +167,12 @@ class Executor:
         handout = attempt.handout
         assert attempt.begun_at is not None
         success = ledger.committing.Success(
-            handout.id, handout.fence, attempt.begun_at, self._code, attempt.running.items_outcome
+            handout.id,
+            handout.fence,
+            self._worker,
+            attempt.begun_at,
+            self._code,
+            attempt.running.items_outcome,
         )
         return ledger.committing.committing(self._app.database, success, result, timeout, given)
 

@@ -89,6 +89,7 @@ def judge(tx: Tx, one: Undecided, worker: str) -> Settlement:
     return Settlement(
         job.id,
         job.fence,
+        job.worker,
         job.starts + 1,
         job.priority,
         transition,

@@ -127,14 +127,14 @@ class Child:
         # Readable when the child has died; elsewhere than on Linux the tick asks instead.
         self.death = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else None
 
-    def give_board(self, path: Path, lock: WorkerLock) -> None:
+    def give_board(self, worker: int, path: Path, lock: WorkerLock) -> None:
         """Let a child that has said hello begin: it may be handed jobs from now on."""
         if self.closing or self.process.stdin is None:
             return
         try:
             lock.note_child(self.pid, self.started)
             self._ring = Ring(path, self.index)
-            self.process.stdin.write(f"{path}\n".encode())
+            self.process.stdin.write(f"{worker} {path}\n".encode())
             self.process.stdin.close()
         except OSError as error:
             # It has died, or the disk is full: either way another takes its place.

@@ -354,7 +354,8 @@ class Supervisor:
                 _logger.warning("could not note the new code version: %s", error)
 
     def _welcome(self, child: Child) -> None:
-        child.give_board(self._database.fleet.board_path(self._desk.worker.id), self._lock)
+        worker = self._desk.worker.id
+        child.give_board(worker, self._database.fleet.board_path(worker), self._lock)
         self._look = True
 
     # -- looking after things
