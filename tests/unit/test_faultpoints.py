@@ -59,6 +59,8 @@ def test_otherwise_nothing_happens(fault: str | None) -> None:
 def test_the_points_that_the_fault_tests_know() -> None:
     assert {
         "after_claim",
+        "before_own_commit",
+        "after_own_commit",
         "before_body",
         "in_body",
         "after_body",

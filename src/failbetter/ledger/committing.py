@@ -40,7 +40,8 @@ HELD = Prepared(
 class Success(msgspec.Struct, frozen=True):
     """What is written of a success: of which attempt, since when it runs, and on which code.
 
-    `holder`: the worker that runs it, by its id. Times in microseconds since the epoch. `items`: which of its items came to a good end.
+    `holder`: the worker that runs it, by its id. Times in microseconds since the epoch. `items`:
+    which of its items came to a good end.
     """
 
     id: int
