@@ -23,7 +23,7 @@ from failbetter.lifecycle.states import Cause
 def ledger(app: App) -> Ledger:
     """The app's own ledger, at which worker 1 is registered, as of now."""
     made = Ledger(app.database)
-    made.register(1, renewed_at=wall())
+    made.register(1, renewed_at=wall(), swept_at=wall())
     return made
 
 
@@ -521,7 +521,7 @@ def test_all_is_well(app: App, ledger: Ledger) -> None:
 def test_many_jobs_are_counted_no_further_than_needed(
     app: App, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("failbetter.health._MOST", 2)
+    monkeypatch.setattr("failbetter.health.figures.MOST", 2)
     app.task(work).enqueue_many([("a",), ("b",)])
     found = {finding.name: finding for finding in app.health().findings}
     assert (found["jobs"].observed["pending"], found["jobs"].output) == (2, None)

@@ -30,6 +30,7 @@ LEAVES = frozenset(
         "faultpoints",
         "payload",
         "logs",
+        "notify",
         "twins",
         "board",
         "limits",
@@ -62,10 +63,11 @@ SIDE_ARROWS: dict[tuple[str, str], str] = {
 # Outermost rooms that see of failbetter what a user sees: `import failbetter`, SIDE_ARROWS.
 PUBLIC_NAMES_ONLY = frozenset({"cli", "demo", "web"})
 
-# Imports inside functions, (module, target): only for what an extra brings.
+# Imports inside functions, (module, target): only for what an extra brings, or an option.
 LATE_IMPORTS: dict[tuple[str, str], str] = {
     ("failbetter.ledger.kinds", "failbetter.ledger.kinds.sqlite"): "loads its driver",
     ("failbetter.ledger.kinds", "failbetter.ledger.kinds.postgres"): "its driver is optional",
+    ("failbetter.worker.status", "failbetter.worker.endpoint"): "brings an HTTP server along",
 }
 
 # Only the ledger speaks SQL. Elsewhere these modules may import these types, to annotate with.

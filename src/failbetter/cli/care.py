@@ -51,7 +51,7 @@ def _shown(observed: Any) -> str:
 def _counted(name: str, number: Any) -> str:
     if name.endswith("_seconds"):
         return f"{name.removesuffix('_seconds')} {texts.span(number)}"
-    return f"{number:,} {name}"
+    return f"{number:,} {name}" if isinstance(number, int) else f"{name} {number or '-'}"
 
 
 def migrate(

@@ -23,6 +23,8 @@ NAMES = frozenset(
         "concurrency",
         "max_memory",
         "shutdown_timeout",
+        "health_host",
+        "health_port",
         "log_format",
         "log_level",
     }

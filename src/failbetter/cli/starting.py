@@ -14,6 +14,7 @@ from failbetter.cli import opening
 from failbetter.cli.parameters import Form, Where, a_number
 from failbetter.cli.problems import WrongUsage
 from failbetter.cli.settings import (
+    a_text,
     log_format_of,
     log_level_of,
     seconds,
@@ -73,6 +74,23 @@ def worker(
             " [env: FAILBETTER_SHUTDOWN_TIMEOUT].",
         ),
     ] = None,
+    health_port: Annotated[
+        str | None,
+        typer.Option(
+            "--health-port",
+            metavar="PORT",
+            help="Serve /livez, /readyz, /health and /metrics here; 0 for any free port"
+            " [env: FAILBETTER_HEALTH_PORT].",
+        ),
+    ] = None,
+    health_host: Annotated[
+        str | None,
+        typer.Option(
+            "--health-host",
+            metavar="ADDRESS",
+            help="The address to serve them on, 127.0.0.1 [env: FAILBETTER_HEALTH_HOST].",
+        ),
+    ] = None,
     log_format: Annotated[
         str | None,
         typer.Option(
@@ -105,6 +123,8 @@ def worker(
         max_memory=setting("max_memory", max_memory, size),
         drain=drain,
         shutdown_timeout=plain.shutdown_timeout if patience is None else patience,
+        health_port=setting("health_port", health_port, whole(0, 65_535)),
+        health_host=setting("health_host", health_host, a_text) or plain.health_host,
         log_format=log_format_of(log_format),
         log_level=log_level_of(log_level),
     )

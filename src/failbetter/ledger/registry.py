@@ -94,6 +94,10 @@ HELD = Prepared(
 HOLDS = Prepared(
     select(func.count()).select_from(jobs).where(jobs.c.worker == b("worker")), "worker"
 )
+_some_held = (
+    select(jobs.c.worker).where(jobs.c.worker == b("worker")).limit(b("limit")).offset(ZERO)
+)
+COUNT_HELD_TO = Prepared(select(func.count()).select_from(_some_held.subquery()), "worker limit")
 HELD_FENCES = Prepared(
     select(jobs.c.id, jobs.c.fence).where(jobs.c.worker == b("worker")), "worker"
 )
@@ -203,6 +207,11 @@ def last_sweep(tx: Tx) -> int | None:
     swept: int | None = None if found is None else found[0]
     times = [swept, None if marked is None else marked[1]]
     return max((at for at in times if at is not None), default=None)
+
+
+def count_held_to(tx: Tx, worker: int, limit: int) -> int:
+    """How many jobs `worker` has claimed; of more than `limit`, so many are counted."""
+    return int(tx.rows(COUNT_HELD_TO, worker, limit)[0][0])
 
 
 def held_fences(tx: Tx, worker: int) -> set[tuple[int, int]]:

@@ -6,7 +6,11 @@ import msgspec
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """`app`: module:attribute. `queues` empty: all. Times in seconds, `max_memory` in bytes."""
+    """`app`: module:attribute. `queues` empty: all. Times in seconds, `max_memory` in bytes.
+
+    `health_port`: where to serve the endpoints, 0 for any free one. `parent`: the process that the
+    worker belongs to; it stops when that is gone.
+    """
 
     app: str
     queues: tuple[str, ...] = ()
@@ -17,3 +21,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_memory: int | None = None
     log_format: str = "text"
     log_level: str = "INFO"
+    health_host: str = "127.0.0.1"
+    health_port: int | None = None
+    parent: int | None = None

@@ -8,7 +8,9 @@ child speaks or dies, a producer wakes it, a job falls due, or a duty comes roun
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import selectors
 import signal
 import socket
@@ -32,6 +34,7 @@ from failbetter.worker.hall import Hall
 from failbetter.worker.judgement import told
 from failbetter.worker.nursery import GRACE, Nursery
 from failbetter.worker.requests import PROGRESS
+from failbetter.worker.status import Status
 from failbetter.worker.wire import (
     Committed,
     Ended,
@@ -76,6 +79,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._status = Status(settings)
         self._nursery = Nursery(settings)
         self._selector = selectors.DefaultSelector()
         self._hall = Hall(self._nursery, settings.concurrency)
@@ -103,6 +107,10 @@ class Supervisor:
 
     def run(self) -> int:
         """Work until told to stop, or until drained; the exit code."""
+        try:
+            self._status.open()
+        except (OSError, OverflowError) as error:
+            return _no_endpoint(self._settings, error)
         self._listen_to_signals()
         for child in self._nursery.fill():
             self._watch_child(child)
@@ -148,6 +156,8 @@ class Supervisor:
         """Wait until a child has loaded the app; None when it cannot be loaded, or on a signal."""
         while not self._signals:
             self._selector.select(_POLL)
+            self._status.starting()
+            self._notice_orphanhood()
             for child in list(self._nursery.children):
                 for message in child.hear():
                     if isinstance(message, Hello):
@@ -192,6 +202,7 @@ class Supervisor:
         self._database.ensure_schema()
         self._database.let_go_of_reads()
         self._database.listen()
+        self._status.know(self._make_database(hello))
         self._enlist(hello)
         self._deliver_mirrors(hello)
         queues = ", ".join(settings.queues) or "all"
@@ -361,6 +372,13 @@ class Supervisor:
     # -- looking after things
 
     def _watch(self, now: float) -> None:
+        self._status.turn(
+            now,
+            registered=self._enlisted,
+            children=any(child.ready for child in self._nursery.children),
+            stopping=self._stop_at is not None,
+        )
+        self._notice_orphanhood()
         for child in list(self._nursery.children):
             self._watch_one(child, now)
         if self._stop_at is None:
@@ -567,6 +585,15 @@ class Supervisor:
                 for number in child.begun.keys() - child.interrupted.keys():
                     child.interrupt(child.handed[number], "stop")
 
+    def _notice_orphanhood(self) -> None:
+        """Stop as on SIGTERM when the process that this worker belongs to is gone."""
+        parent = self._settings.parent
+        if parent is None or self._signals or self._stop_at is not None:
+            return
+        if os.getppid() != parent:
+            _logger.warning("process %d, to which this worker belongs, is gone", parent)
+            self._signals.append(signal.SIGTERM)
+
     def _begin_to_stop(self, now: float) -> None:
         self._stop_at = now + self._settings.shutdown_timeout
         running = sum(len(child.begun) for child in self._nursery.children)
@@ -691,6 +718,21 @@ class Supervisor:
             self._wake = None
         self._database.fleet.forget(self._desk.worker.id)
         self._lock.close()
+
+
+def _no_endpoint(settings: Settings, error: Exception) -> int:
+    """The exit code when `--health-port` cannot be served."""
+    taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+    _logger.error(
+        "health cannot be served on %s port %s: %s. No job was touched. %s",
+        settings.health_host,
+        settings.health_port,
+        error,
+        "Stop what listens there, or give another --health-port"
+        if taken
+        else "Give another --health-host or --health-port",
+    )
+    return EX_UNAVAILABLE if taken else EX_CONFIG
 
 
 def main(settings: Settings) -> int:

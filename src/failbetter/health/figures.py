@@ -1,0 +1,95 @@
+"""What a look at the ledger sees: plain figures, from which document and metrics are made.
+
+A look costs the same however many jobs there are: what can be many is counted up to a bound.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from failbetter import ledger
+from failbetter.errors import LedgerUnavailable
+from failbetter.ledger.registry import Worker
+from failbetter.lifecycle.states import State
+
+if TYPE_CHECKING:
+    from failbetter.ledger.database import Database
+    from failbetter.ledger.kinds import Tx
+    from failbetter.ledger.outbox import Waiting
+
+COUNTED = [State.PENDING, State.RUNNING, State.FAILED]
+# Counting costs what there is to count, and a health check must stay cheap when things go badly.
+MOST = 1_000
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """The ledger at one moment. Times in microseconds since the epoch, by the ledger's clock.
+
+    `counts`, `mirrored.count` and `stranded` go to `most` + 1, which means more than `most`.
+    """
+
+    ledger: str
+    now: int
+    most: int
+    alive: list[Worker]
+    silent: list[Worker]
+    """Registered, and either seen to be dead or not heard of for a lease."""
+    counts: dict[str, int]
+    oldest: int | None
+    """When the job fell due that has waited longest."""
+    mirrored: Waiting
+    stranded: int
+    """Jobs whose worker is gone: to be handed back by the next sweep."""
+
+    @property
+    def last_sweep(self) -> int | None:
+        """When a registered worker last looked for interrupted jobs and could."""
+        return max((one.swept_at or 0 for one in [*self.alive, *self.silent]), default=0) or None
+
+    @property
+    def outdated(self) -> list[Worker]:
+        """Living workers whose code is another than that of the one started last."""
+        if not self.alive:
+            return []
+        newest = max(self.alive, key=lambda worker: (worker.started_at, worker.id))
+        return [worker for worker in self.alive if worker.code != newest.code]
+
+
+def look(database: Database) -> Figures:
+    """See how the ledger stands. Raises LedgerError when it cannot be asked."""
+    if not database.exists():
+        raise LedgerUnavailable(
+            f"there is no database {database.name} yet; the first job or worker makes it"
+        )
+    with database.look() as tx:
+        now = tx.now()
+        workers = ledger.registry.all_workers(tx)
+        silent = [
+            worker
+            for worker in workers
+            if worker.lease_expired(now) or database.sees_dead(worker.id, worker.fleet)
+        ]
+        gone = {worker.id for worker in silent}
+        return Figures(
+            ledger=database.name,
+            now=now,
+            most=MOST,
+            alive=[worker for worker in workers if worker.id not in gone],
+            silent=silent,
+            counts=ledger.reads.counts_by(tx, COUNTED, MOST + 1),
+            oldest=ledger.reads.oldest_due(tx, now),
+            mirrored=ledger.outbox.waiting(tx, MOST + 1),
+            stranded=_stranded(tx, [*gone, *ledger.registry.orphaned(tx)]),
+        )
+
+
+def _stranded(tx: Tx, gone: list[int]) -> int:
+    """How many jobs these workers hold; no further than needed."""
+    count = 0
+    for worker in gone:
+        count += ledger.registry.count_held_to(tx, worker, MOST + 1 - count)
+        if count > MOST:
+            break
+    return count

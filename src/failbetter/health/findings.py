@@ -1,0 +1,177 @@
+"""The health document: findings about the figures, each pass, warn or fail."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from failbetter.errors import FailbetterError
+from failbetter.health.figures import look
+
+if TYPE_CHECKING:
+    from failbetter.health.figures import Figures
+    from failbetter.ledger.database import Database
+
+Status = Literal["pass", "warn", "fail"]
+_ORDER: list[Status] = ["pass", "warn", "fail"]
+# Seconds within which a mirrored row follows its job.
+_MIRROR_BOUND = 5.0
+# Seconds from one sweep of a worker to its next.
+_SWEEP = 1.0
+# Of many workers, so many are named.
+_NAMED = 5
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One check: `status` pass, warn or fail, and what was seen."""
+
+    name: str
+    status: Status
+    observed: Any
+    output: str | None = None
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The health document. `status` is the worst of the findings."""
+
+    status: Status
+    findings: list[Finding]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The document as `application/health+json` has it."""
+        return {
+            "status": self.status,
+            "checks": {
+                finding.name: {
+                    "status": finding.status,
+                    "observedValue": finding.observed,
+                    **({"output": finding.output} if finding.output else {}),
+                }
+                for finding in self.findings
+            },
+        }
+
+
+def check(database: Database) -> Health:
+    """Look at the ledger; a ledger that cannot be asked is `fail`, never assumed to be well."""
+    try:
+        return health(judge(look(database)))
+    except FailbetterError as error:
+        return health([unknown(str(error))])
+
+
+def unknown(why: str) -> Finding:
+    """Of a ledger that could not be asked."""
+    return Finding("ledger", "fail", None, why)
+
+
+def health(findings: list[Finding]) -> Health:
+    """The document of these findings."""
+    worst = max((finding.status for finding in findings), key=_ORDER.index)
+    return Health(worst, findings)
+
+
+def judge(figures: Figures) -> list[Finding]:
+    """What is to be thought of the figures."""
+    alive = len(figures.alive)
+    found = [
+        Finding("ledger", "pass", figures.ledger),
+        Finding(
+            "workers",
+            "pass" if alive else "warn",
+            alive,
+            None if alive else "no worker is alive: jobs are accepted, but none will run",
+        ),
+        _jobs(figures),
+        Finding("oldest_waiting_seconds", "pass", age(figures, figures.oldest) or 0.0),
+        _recovery(figures),
+        _sweeps(figures),
+    ]
+    if figures.silent:
+        names = _names([worker.name for worker in figures.silent])
+        text = f"lease expired: {names}; their jobs are handed back by the next sweep"
+        found.append(Finding("leases", "warn", len(figures.silent), text))
+    if figures.outdated:
+        names = _names([worker.name for worker in figures.outdated])
+        text = f"their code is another than that of the worker started last: {names}"
+        found.append(Finding("old_code", "warn", len(figures.outdated), text))
+    if figures.mirrored.count:
+        found.append(_mirror(figures))
+    return found
+
+
+def age(figures: Figures, moment: int | None) -> float | None:
+    """Seconds since a moment."""
+    return None if moment is None else max(figures.now - moment, 0) / 1e6
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _jobs(figures: Figures) -> Finding:
+    most = figures.most
+    many = [state for state, number in figures.counts.items() if number > most]
+    shown = {state: min(number, most) for state, number in figures.counts.items()}
+    text = f"more than {most:,} are {' and '.join(many)}" if many else None
+    return Finding("jobs", "pass", shown, text)
+
+
+def _recovery(figures: Figures) -> Finding:
+    count = min(figures.stranded, figures.most)
+    if not count:
+        return Finding("needs_recovery", "pass", 0)
+    more = "more than " if figures.stranded > figures.most else ""
+    then = (
+        "the next sweep hands them back"
+        if figures.alive
+        else "start a worker, or run `failbetter recover`"
+    )
+    jobs = "jobs belong to workers" if figures.stranded > 1 else "job belongs to a worker"
+    gone = "are" if figures.stranded > 1 else "is"
+    text = f"{more}{count:,} {jobs} that {gone} gone; {then}"
+    return Finding("needs_recovery", "warn", count, text)
+
+
+def _sweeps(figures: Figures) -> Finding:
+    """Whether interrupted jobs are being looked for. What cannot be known is null."""
+    last = figures.last_sweep
+    following = None
+    if figures.alive:
+        following = max(figures.now, (last or figures.now) + round(_SWEEP * 1e6))
+    observed = {"last": _stamp(last), "next": _stamp(following)}
+    if not figures.alive:
+        return Finding("sweeps", "warn", observed, "nobody looks for interrupted jobs")
+    # A worker that has just started has not had the time.
+    since = max(worker.swept_at or worker.started_at for worker in figures.alive)
+    allowed = max(worker.lease for worker in figures.alive)
+    if figures.now - since <= allowed:
+        return Finding("sweeps", "pass", observed)
+    text = (
+        f"no worker could look for interrupted jobs for {(figures.now - since) / 1e6:.0f} s, so"
+        " that none is handed back; their logs say why"
+    )
+    return Finding("sweeps", "warn", observed, text)
+
+
+def _stamp(moment: int | None) -> str | None:
+    if moment is None:
+        return None
+    made = dt.datetime.fromtimestamp(moment / 1e6, dt.UTC)
+    return made.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _mirror(figures: Figures) -> Finding:
+    waiting = figures.mirrored
+    lag = age(figures, waiting.since) or 0.0
+    more = f"more than {figures.most:,} " if waiting.count > figures.most else ""
+    why = "" if waiting.error is None else f"; the last error: {waiting.error}"
+    return Finding(
+        "mirror",
+        "warn" if lag > _MIRROR_BOUND else "pass",
+        {"waiting": min(waiting.count, figures.most), "oldest_seconds": lag},
+        f"{more}mirrored rows that do not say yet what their job does{why}",
+    )

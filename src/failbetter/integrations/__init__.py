@@ -1,0 +1,1 @@
+"""failbetter inside an application that serves: ASGI (FastAPI, Starlette), WSGI (Flask, Django)."""
