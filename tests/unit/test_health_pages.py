@@ -41,12 +41,13 @@ def figures(**given: Any) -> Figures:
         "ledger": "sqlite:///jobs.db",
         "now": NOW,
         "most": 1_000,
-        "alive": [new_worker(1, swept_at=NOW - SECOND)],
+        "alive": [new_worker(1)],
         "silent": [],
         "counts": {"pending": 3, "running": 2, "failed": 1},
         "oldest": NOW - 90 * SECOND,
         "mirrored": Waiting(0, None, None),
         "stranded": 0,
+        "last_sweep": NOW - SECOND,
         **given,
     }
     return Figures(**fields)
@@ -163,7 +164,7 @@ def test_metrics() -> None:
 
 def test_what_is_not_known_is_absent_and_never_zero() -> None:
     assert samples(get("/metrics", AWAY)[2]) == {("failbetter_ledger_up",): 0}
-    never_swept = Seen(figures(alive=[new_worker(1)]))
+    never_swept = Seen(figures(last_sweep=None))
     assert ("failbetter_last_sweep_timestamp_seconds",) not in samples(
         get("/metrics", never_swept)[2]
     )
@@ -208,29 +209,27 @@ def test_jobs_of_workers_that_are_gone() -> None:
     ],
 )
 def test_a_sweeper_that_cannot_work_shows(started: int, swept: int | None, status: str) -> None:
-    worker = new_worker(
-        1,
-        lease=30 * SECOND,
-        renewed_at=NOW,
-        started_at=NOW - started * SECOND,
-        swept_at=None if swept is None else NOW - swept * SECOND,
-    )
-    found = judged(alive=[worker])["sweeps"]
+    worker = new_worker(1, lease=30 * SECOND, started_at=NOW - started * SECOND)
+    last = None if swept is None else NOW - swept * SECOND
+    found = judged(alive=[worker], last_sweep=last)["sweeps"]
     assert found.status == status
     assert (found.output is None) == (status == "pass")
-
-
-def test_one_sweeper_that_can_is_enough() -> None:
-    stuck = new_worker(1, swept_at=NOW - 600 * SECOND)
-    assert judged(alive=[stuck, new_worker(2, swept_at=NOW)])["sweeps"].status == "pass"
 
 
 def test_the_last_and_the_next_sweep_are_told() -> None:
     found = judged()["sweeps"].observed
     assert found == {"last": "2023-11-14T22:13:19.000Z", "next": "2023-11-14T22:13:20.000Z"}
-    nobody = judged(alive=[], silent=[new_worker(1, swept_at=NOW - SECOND)])["sweeps"]
-    assert nobody.observed == {"last": "2023-11-14T22:13:19.000Z", "next": None}
-    assert nobody.status == "warn"
+
+
+def test_sweeps_without_a_worker() -> None:
+    maintained = judged(alive=[])["sweeps"]
+    assert (maintained.status, maintained.output) == ("pass", None)
+    for last, shown in (
+        (NOW - 31 * SECOND, "2023-11-14T22:12:49.000Z"),
+        (None, None),
+    ):
+        nobody = judged(alive=[], last_sweep=last)["sweeps"]
+        assert (nobody.status, nobody.observed) == ("warn", {"last": shown, "next": None})
 
 
 def test_workers_on_old_code_are_named() -> None:

@@ -42,11 +42,8 @@ class Figures(msgspec.Struct, frozen=True):
     mirrored: Waiting
     stranded: int
     """Jobs whose worker is gone: to be handed back by the next sweep."""
-
-    @property
-    def last_sweep(self) -> int | None:
-        """When a registered worker last looked for interrupted jobs and could."""
-        return max((one.swept_at or 0 for one in [*self.alive, *self.silent]), default=0) or None
+    last_sweep: int | None
+    """When anybody last looked for interrupted jobs and could; None: not on record."""
 
     @property
     def outdated(self) -> list[Worker]:
@@ -82,6 +79,7 @@ def look(database: Database) -> Figures:
             oldest=ledger.reads.oldest_due(tx, now),
             mirrored=ledger.outbox.waiting(tx, MOST + 1),
             stranded=_stranded(tx, [*gone, *ledger.registry.orphaned(tx)]),
+            last_sweep=max((worker.swept_at or 0 for worker in workers), default=0) or None,
         )
 
 

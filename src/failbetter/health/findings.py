@@ -20,6 +20,8 @@ _ORDER: list[Status] = ["pass", "warn", "fail"]
 _MIRROR_BOUND = 5.0
 # Seconds from one sweep of a worker to its next.
 _SWEEP = 1.0
+# Seconds for which the word of a sweeper counts that is no worker.
+_UNTOLD = 30.0
 # Of many workers, so many are named.
 _NAMED = 5
 
@@ -139,15 +141,15 @@ def _recovery(figures: Figures) -> Finding:
 def _sweeps(figures: Figures) -> Finding:
     """Whether interrupted jobs are being looked for. What cannot be known is null."""
     last = figures.last_sweep
-    following = None
-    if figures.alive:
-        following = max(figures.now, (last or figures.now) + round(_SWEEP * 1e6))
-    observed = {"last": _stamp(last), "next": _stamp(following)}
-    if not figures.alive:
+    allowed = max((worker.lease for worker in figures.alive), default=round(_UNTOLD * 1e6))
+    # A worker that has just started has not had the time; it tells of its sweeps now and then.
+    known = [last, *(worker.started_at for worker in figures.alive)]
+    since = max((moment for moment in known if moment is not None), default=None)
+    if since is None or (not figures.alive and figures.now - since > allowed):
+        observed = {"last": _stamp(last), "next": None}
         return Finding("sweeps", "warn", observed, "nobody looks for interrupted jobs")
-    # A worker that has just started has not had the time.
-    since = max(worker.swept_at or worker.started_at for worker in figures.alive)
-    allowed = max(worker.lease for worker in figures.alive)
+    following = max(figures.now, (last or figures.now) + round(_SWEEP * 1e6))
+    observed = {"last": _stamp(last), "next": _stamp(following)}
     if figures.now - since <= allowed:
         return Finding("sweeps", "pass", observed)
     text = (
