@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import get_args
 
 from failbetter.lifecycle.backoff import fixed
-from failbetter.lifecycle.decide import MAX_HAND_BACKS, Facts, Outcome, Verdict, decide
-from failbetter.lifecycle.policy import OnLost, Policy
+from failbetter.lifecycle.decide import MAX_HAND_BACKS, Facts, Items, Outcome, Verdict, decide
+from failbetter.lifecycle.policy import OnLost, OnPartial, Policy
 from failbetter.lifecycle.states import ENDS, MOVES, REASONS, Cause, Reason, State, may_move
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "states.md"
@@ -86,14 +86,20 @@ class _Even:
 def _facts() -> Iterator[Facts]:
     """A job at the beginning and at the end of every budget, in every circumstance."""
     last = (4, 2, 9, MAX_HAND_BACKS - 1)
-    for counts, on_lost, suspect, released, expires in itertools.product(
+    for counts, on_lost, on_partial, suspect, released, expires in itertools.product(
         ((0, 0, 0, 0), last),
         get_args(OnLost),
+        get_args(OnPartial),
         (False, True),
         (None, 0),
         (None, _NOW, 10**15),
     ):
-        policy = Policy(backoff=fixed(1, jitter=False), on_lost=on_lost, release_within=100)
+        policy = Policy(
+            backoff=fixed(1, jitter=False),
+            on_lost=on_lost,
+            release_within=100,
+            on_partial=on_partial,
+        )
         yield Facts(policy, *counts, suspect, released, expires, sum(counts))
 
 
@@ -104,7 +110,8 @@ def _outcomes(cause: Cause) -> Iterator[Outcome]:
     ):
         # Only a body can have begun an effect.
         if not uncertain or (had_begun and cause is not Cause.UNLOADABLE):
-            yield Outcome(cause, verdict, delay, False, alone, had_begun, uncertain)
+            for items in get_args(Items) if cause is Cause.RETURNED else ("all",):
+                yield Outcome(cause, verdict, delay, False, alone, had_begun, uncertain, items)
 
 
 def ends_of(cause: Cause) -> list[tuple[State, Reason | None]]:

@@ -245,6 +245,30 @@ def test_discard(ground: Ground) -> None:
     )
 
 
+def test_a_doubt_is_settled_by_a_person(ground: Ground) -> None:
+    """A10: no retry before it is known whether the effect happened."""
+    (charge,) = ground.ids("--task", "charge")
+    ran = ground.shop("failed", "retry", charge)
+    assert ran.code == 1
+    assert "an effect of it is in doubt" in ran.out
+    for words in ([], ["--happened", "--did-not"], ["--did-not", "--result", "1"]):
+        assert ground.shop("failed", "confirm", charge, *words).code == 2
+    assert ground.shop("failed", "confirm", charge, "--happened", "--result", "{").code == 2
+    ran = ground.shop("failed", "confirm", charge, "--happened", "--effect", "sent")
+    assert (ran.code, "no effect 'sent' is in doubt" in ran.complaint) == (1, True)
+    ran = ground.shop(
+        "failed", "confirm", charge, "--happened", "--result", "5", "--actor", "ann", "--retry"
+    )
+    assert ran.code == 0
+    assert ran.out == f"the effect 'charged' happened, says ann; job {charge} is pending\n"
+    assert ground.shop("worker", "--drain", "--processes", "1").code == 0
+    story = ground.shop("jobs", "show", charge).out
+    assert "effect charged: done: 5" in story
+    assert ground.shop("jobs", "show", charge, "--json").document["state"] == "succeeded"
+    ran = ground.shop("failed", "confirm", charge, "--happened")
+    assert ran.complaint == f"nothing of job {charge} can be confirmed: not failed but succeeded"
+
+
 def test_jobs_cancel_and_retry(ground: Ground) -> None:
     waiting = ground.shop("enqueue", "good", "1").out.strip()
     boom = ground.ids("--task", "boom")[0]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
+import json
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+import typer
 
 import failbetter
 from failbetter.cli import documents, jobs, opening, output, problems, selection, texts
@@ -140,6 +144,63 @@ def discard(
     Which ones: by id, by filters, or --all of them.
     """
     return _act(_DISCARD, where, filters, form, some, care, ids)
+
+
+@command(group, "confirm")
+def confirm(
+    job: OneId,
+    where: Where,
+    form: Form,
+    happened: Annotated[bool, typer.Option("--happened", help="The effect has happened.")] = False,
+    did_not: Annotated[bool, typer.Option("--did-not", help="It has not happened.")] = False,
+    effect: Annotated[
+        str | None,
+        typer.Option("--effect", metavar="NAME", help="Which effect, where several are in doubt."),
+    ] = None,
+    result: Annotated[
+        str | None,
+        typer.Option("--result", metavar="JSON", help="What it returned, for the body to go on."),
+    ] = None,
+    actor: Annotated[
+        str | None, typer.Option("--actor", metavar="NAME", help="Who says so; else the user.")
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Then retry the job, now.")] = False,
+) -> int:
+    """Say whether an effect in doubt has happened, having found out.
+
+    With --happened a later attempt does not run it again; with --did-not it does.
+    """
+    if happened == did_not:
+        raise WrongUsage("say either --happened or --did-not")
+    if result is not None and not happened:
+        raise WrongUsage("--result is what the effect returned: only with --happened")
+    found = selection.one(opening.ledger(where), job)
+    try:
+        found.confirm(
+            effect,
+            happened=happened,
+            result=None if result is None else _json(result),
+            actor=actor or getpass.getuser(),
+        )
+        if retry:
+            found.retry()
+    except failbetter.Refused as error:
+        problems.complain(str(error))
+        return problems.REFUSED
+    if form.json:
+        output.document(documents.whole_job(found.refresh()))
+    else:
+        output.line(f"{found.refresh().note or 'confirmed'}; job {found.id} is {found.state}")
+        if not retry:
+            output.line(f"retry it with: failbetter failed retry {found.id}")
+    return problems.OK
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise WrongUsage(f"--result is no JSON: {error}") from None
 
 
 class _Verb(NamedTuple):
