@@ -11,6 +11,7 @@ from failbetter.health import figures
 from failbetter.health.figures import Figures, look
 from failbetter.ledger.database import Database
 from failbetter.ledger.registry import COUNT_HELD_TO
+from failbetter.recovery.settling import moment
 
 
 def see(ledger: Ledger) -> Figures:
@@ -35,7 +36,7 @@ def test_an_empty_ledger(ledger: Ledger) -> None:
     seen = see(ledger)
     assert (seen.alive, seen.silent, seen.oldest, seen.stranded) == ([], [], None, 0)
     assert seen.counts == {"pending": 0, "running": 0, "failed": 0}
-    assert (seen.last_sweep, seen.outdated) == (None, [])
+    assert (seen.recovery.swept_at, seen.outdated) == (None, [])
 
 
 def test_workers_are_alive_or_silent(ledger: Ledger) -> None:
@@ -81,7 +82,7 @@ def test_the_last_sweep_is_the_newest(ledger: Ledger) -> None:
     alive(ledger, 1, swept_at=now - 9 * SECOND)
     alive(ledger, 2, swept_at=now - 5 * SECOND)
     alive(ledger, 3)
-    assert see(ledger).last_sweep == now - 5 * SECOND
+    assert see(ledger).recovery.swept_at == moment(now - 5 * SECOND)
 
 
 def test_the_code_of_the_worker_started_last_is_the_new_one(ledger: Ledger) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 from tests.conformance.backends import BACKENDS, Backend
+from tests.conformance.kit import Ledger
 from tests.integration.sites import (
     DJANGO,
     FASTAPI,
@@ -69,7 +70,7 @@ def test_a_site_serves_its_own_and_the_endpoints(site: Site) -> None:
     found = site.get("/internal/health")
     assert (found.status_code, found.json()["status"]) == (200, "warn")  # there is no worker
     assert found.json()["checks"]["jobs"]["observedValue"]["pending"] == 1
-    assert found.json()["checks"]["startup_recovery"]["observedValue"] != "running"
+    assert found.json()["checks"]["startup_recovery"]["observedValue"] == "nothing"
     assert found.headers["Content-Type"] == "application/health+json"
     assert found.headers["Cache-Control"] == "no-store"
     assert site.get("/internal/livez").json() == {"status": "pass"}
@@ -143,3 +144,25 @@ def test_endpoints_on_every_ledger(backend: Backend, tmp_path: Path) -> None:
         checks = site.get("/internal/health").json()["checks"]
         assert checks["jobs"]["observedValue"]["pending"] == 1
         assert "failbetter_ledger_up 1.0" in site.get("/internal/metrics").text
+
+
+def test_what_was_interrupted_is_handed_back_by_a_site(
+    frame: Frame, tmp_path: Path, url: str
+) -> None:
+    """There is no worker: the first request, or the server's startup, is what begins it."""
+    app = failbetter.App(url)
+    job = app.task(name="resize")(lambda n: n).enqueue(1)
+    ledger = Ledger(app.database)
+    ledger.register(1, fleet=app.database.fleet.id)
+    app.database.fleet.hold(1).close()  # and dead
+    ledger.begin(*ledger.claim(1, now=ledger.soon()), now=app.database.now())
+    assert app.needs_recovery()
+    with serve(tmp_path, frame.source, frame.server, url) as site:
+        assert site.get("/").status_code == 200
+        wait_until(lambda: not app.needs_recovery(), "the recovery")
+        wait_until(lambda: site.get("/internal/readyz").ok, "the site to be ready")
+        checks = site.get("/internal/health").json()["checks"]
+    assert checks["startup_recovery"] == {"status": "pass", "observedValue": "recovered"}
+    assert checks["recovery"]["observedValue"]["outcome"] == "recovered"
+    assert job.refresh().state == "pending"
+    app.close()

@@ -45,7 +45,8 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"resume"}),  # lists that a body works through
     frozenset({"running"}),  # the handle in a body; the worker's child sets it
     frozenset({"job"}),  # the handle from outside
-    frozenset({"recovery", "triage", "holds", "health", "mirror"}),
+    frozenset({"recovery", "triage", "holds", "mirror"}),
+    frozenset({"health"}),  # also of recovery's own
     FRONT,
     frozenset({"__init__"}),
     frozenset({"worker", "engines"}),  # what runs an App's bodies knows it; the App knows no runner

@@ -15,6 +15,8 @@ from failbetter.health.figures import Figures
 from failbetter.health.findings import Health, health, judge
 from failbetter.health.looker import Seen
 from failbetter.ledger.outbox import Waiting
+from failbetter.recovery.report import RecoveryCounts, RecoveryStatus
+from failbetter.recovery.settling import moment
 
 
 class Process:
@@ -35,6 +37,21 @@ class Process:
         return self.more
 
 
+def recovery(swept_at: int | None = None, **given: Any) -> RecoveryStatus:
+    """Recovery as the ledger has it: a last sweep, and no recovery at one go, unless given."""
+    fields: dict[str, Any] = {
+        "in_progress": False,
+        "by": None,
+        "last_at": None,
+        "last_outcome": None,
+        "last": None,
+        "swept_at": None if swept_at is None else moment(swept_at),
+        "swept": RecoveryCounts(gone=1, handed_back=5, ended=2, refused=1),
+        **given,
+    }
+    return RecoveryStatus(**fields)
+
+
 def figures(**given: Any) -> Figures:
     """A ledger with one worker that is well, unless given otherwise."""
     fields: dict[str, Any] = {
@@ -47,7 +64,7 @@ def figures(**given: Any) -> Figures:
         "oldest": NOW - 90 * SECOND,
         "mirrored": Waiting(0, None, None),
         "stranded": 0,
-        "last_sweep": NOW - SECOND,
+        "recovery": recovery(NOW - SECOND),
         **given,
     }
     return Figures(**fields)
@@ -158,13 +175,15 @@ def test_metrics() -> None:
     assert found[("failbetter_jobs_needing_recovery",)] == 4
     assert found[("failbetter_workers",)] == 1
     assert found[("failbetter_last_sweep_timestamp_seconds",)] == (NOW - SECOND) / 1e6
+    assert found[("failbetter_swept_jobs_total", "handed_back")] == 5
     assert all(name.startswith("failbetter_") for name, *_ in found)
-    assert {name for name, *labels in found if labels} == {"failbetter_jobs"}
+    labelled = {name for name, *labels in found if labels}
+    assert labelled == {"failbetter_jobs", "failbetter_swept_jobs_total"}
 
 
 def test_what_is_not_known_is_absent_and_never_zero() -> None:
     assert samples(get("/metrics", AWAY)[2]) == {("failbetter_ledger_up",): 0}
-    never_swept = Seen(figures(last_sweep=None))
+    never_swept = Seen(figures(recovery=recovery()))
     assert ("failbetter_last_sweep_timestamp_seconds",) not in samples(
         get("/metrics", never_swept)[2]
     )
@@ -211,14 +230,20 @@ def test_jobs_of_workers_that_are_gone() -> None:
 def test_a_sweeper_that_cannot_work_shows(started: int, swept: int | None, status: str) -> None:
     worker = new_worker(1, lease=30 * SECOND, started_at=NOW - started * SECOND)
     last = None if swept is None else NOW - swept * SECOND
-    found = judged(alive=[worker], last_sweep=last)["sweeps"]
+    found = judged(alive=[worker], recovery=recovery(last))["sweeps"]
     assert found.status == status
     assert (found.output is None) == (status == "pass")
 
 
 def test_the_last_and_the_next_sweep_are_told() -> None:
     found = judged()["sweeps"].observed
-    assert found == {"last": "2023-11-14T22:13:19.000Z", "next": "2023-11-14T22:13:20.000Z"}
+    assert found == {
+        "last": "2023-11-14T22:13:19.000Z",
+        "next": "2023-11-14T22:13:20.000Z",
+        "handed_back": 5,
+        "ended": 2,
+        "refused": 1,
+    }
 
 
 def test_sweeps_without_a_worker() -> None:
@@ -228,8 +253,18 @@ def test_sweeps_without_a_worker() -> None:
         (NOW - 31 * SECOND, "2023-11-14T22:12:49.000Z"),
         (None, None),
     ):
-        nobody = judged(alive=[], last_sweep=last)["sweeps"]
-        assert (nobody.status, nobody.observed) == ("warn", {"last": shown, "next": None})
+        nobody = judged(alive=[], recovery=recovery(last))["sweeps"]
+        assert (nobody.status, nobody.observed["last"]) == ("warn", shown)
+        assert nobody.observed["next"] is None
+
+
+def test_the_last_recovery_is_told() -> None:
+    assert judged()["recovery"].observed == {"last": None, "outcome": None}
+    at = moment(NOW - 60 * SECOND)
+    done = recovery(last_at=at, last_outcome="recovered", in_progress=True, by="here:7")
+    found = judged(recovery=done)["recovery"]
+    assert found.observed == {"last": "2023-11-14T22:12:20.000Z", "outcome": "recovered"}
+    assert found.output == "under way, by here:7"
 
 
 def test_workers_on_old_code_are_named() -> None:

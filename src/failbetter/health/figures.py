@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from failbetter import ledger
+from failbetter import ledger, recovery
 from failbetter.errors import LedgerUnavailable
 from failbetter.ledger.registry import Worker
 from failbetter.lifecycle.states import State
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from failbetter.ledger.database import Database
     from failbetter.ledger.kinds import Tx
     from failbetter.ledger.outbox import Waiting
+    from failbetter.recovery.report import RecoveryStatus
 
 COUNTED = [State.PENDING, State.RUNNING, State.FAILED]
 # Counting costs what there is to count, and a health check must stay cheap when things go badly.
@@ -42,8 +43,8 @@ class Figures(msgspec.Struct, frozen=True):
     mirrored: Waiting
     stranded: int
     """Jobs whose worker is gone: to be handed back by the next sweep."""
-    last_sweep: int | None
-    """When anybody last looked for interrupted jobs and could; None: not on record."""
+    recovery: RecoveryStatus
+    """Recovery as the ledger has it: the last one, the last sweep, what sweeps have done."""
 
     @property
     def outdated(self) -> list[Worker]:
@@ -79,7 +80,7 @@ def look(database: Database) -> Figures:
             oldest=ledger.reads.oldest_due(tx, now),
             mirrored=ledger.outbox.waiting(tx, MOST + 1),
             stranded=_stranded(tx, [*gone, *ledger.registry.orphaned(tx)]),
-            last_sweep=max((worker.swept_at or 0 for worker in workers), default=0) or None,
+            recovery=recovery.status.look(database),
         )
 
 

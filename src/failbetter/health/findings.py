@@ -88,8 +88,9 @@ def judge(figures: Figures) -> list[Finding]:
         ),
         _jobs(figures),
         Finding("oldest_waiting_seconds", "pass", age(figures, figures.oldest) or 0.0),
-        _recovery(figures),
+        _stranded(figures),
         _sweeps(figures),
+        _recovered(figures),
     ]
     if figures.silent:
         names = _names([worker.name for worker in figures.silent])
@@ -122,7 +123,7 @@ def _jobs(figures: Figures) -> Finding:
     return Finding("jobs", "pass", shown, text)
 
 
-def _recovery(figures: Figures) -> Finding:
+def _stranded(figures: Figures) -> Finding:
     count = min(figures.stranded, figures.most)
     if not count:
         return Finding("needs_recovery", "pass", 0)
@@ -138,18 +139,30 @@ def _recovery(figures: Figures) -> Finding:
     return Finding("needs_recovery", "warn", count, text)
 
 
+def _recovered(figures: Figures) -> Finding:
+    """The last recovery at one go: `failbetter recover` or a serving application's."""
+    known = figures.recovery
+    last = None if known.last_at is None else _stamp(_moment(known.last_at))
+    observed = {"last": last, "outcome": known.last_outcome}
+    under_way = f"under way, by {known.by}" if known.in_progress else None
+    return Finding("recovery", "pass", observed, under_way)
+
+
 def _sweeps(figures: Figures) -> Finding:
     """Whether interrupted jobs are being looked for. What cannot be known is null."""
-    last = figures.last_sweep
+    swept = figures.recovery.swept
+    done = {"handed_back": swept.handed_back, "ended": swept.ended, "refused": swept.refused}
+    at = figures.recovery.swept_at
+    last = None if at is None else _moment(at)
     allowed = max((worker.lease for worker in figures.alive), default=round(_UNTOLD * 1e6))
     # A worker that has just started has not had the time; it tells of its sweeps now and then.
     known = [last, *(worker.started_at for worker in figures.alive)]
     since = max((moment for moment in known if moment is not None), default=None)
     if since is None or (not figures.alive and figures.now - since > allowed):
-        observed = {"last": _stamp(last), "next": None}
+        observed = {"last": _stamp(last), "next": None, **done}
         return Finding("sweeps", "warn", observed, "nobody looks for interrupted jobs")
     following = max(figures.now, (last or figures.now) + round(_SWEEP * 1e6))
-    observed = {"last": _stamp(last), "next": _stamp(following)}
+    observed = {"last": _stamp(last), "next": _stamp(following), **done}
     if figures.now - since <= allowed:
         return Finding("sweeps", "pass", observed)
     text = (
@@ -157,6 +170,10 @@ def _sweeps(figures: Figures) -> Finding:
         " that none is handed back; their logs say why"
     )
     return Finding("sweeps", "warn", observed, text)
+
+
+def _moment(at: dt.datetime) -> int:
+    return round(at.timestamp() * 1e6)
 
 
 def _stamp(moment: int | None) -> str | None:

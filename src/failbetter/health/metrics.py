@@ -21,7 +21,7 @@ def families(figures: Figures | None) -> Iterator[Metric]:
 
     Raises ImportError without the extra `metrics`.
     """
-    from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     def gauge(name: str, text: str, value: float | None) -> Metric:
         return GaugeMetricFamily(f"failbetter_{name}", text, value=value)
@@ -55,12 +55,20 @@ def families(figures: Figures | None) -> Iterator[Metric]:
         "Living workers with other code than the one started last.",
         len(figures.outdated),
     )
-    if figures.last_sweep is not None:
+    if figures.recovery.swept_at is not None:
         yield gauge(
             "last_sweep_timestamp_seconds",
-            "When a worker last looked for interrupted jobs and could.",
-            figures.last_sweep / 1e6,
+            "When somebody last looked for interrupted jobs and could.",
+            figures.recovery.swept_at.timestamp(),
         )
+    swept = CounterMetricFamily(
+        "failbetter_swept_jobs",
+        "What sweeps have done with jobs that were interrupted or waited too long.",
+        labels=["outcome"],
+    )
+    for outcome in ("handed_back", "ended", "refused"):
+        swept.add_metric([outcome], getattr(figures.recovery.swept, outcome))
+    yield swept
     yield gauge(
         "mirror_waiting",
         f"Mirrored rows still to be written; {most + 1} means more than {most}.",

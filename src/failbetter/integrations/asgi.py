@@ -16,7 +16,7 @@ from failbetter.health import pages
 from failbetter.health.looker import PATIENCE, TOO_LATE
 from failbetter.integrations import background
 from failbetter.integrations.endpoints import Endpoints
-from failbetter.integrations.startup import SKIP_WINDOW, TIMEOUT, Recoverable, startup
+from failbetter.integrations.startup import SKIP_WINDOW, TIMEOUT, startup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -103,7 +103,7 @@ class RecoveryMiddleware:
     def __init__(
         self,
         inner: ASGIApp,
-        app: Recoverable,
+        app: App,
         *,
         timeout: Duration = TIMEOUT,
         skip_window: Duration = SKIP_WINDOW,

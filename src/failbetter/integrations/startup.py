@@ -7,11 +7,14 @@ import os
 import threading
 import time
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from failbetter.durations import Duration, seconds
 from failbetter.errors import FailbetterError
 from failbetter.health import Finding, Status
+
+if TYPE_CHECKING:
+    from failbetter import App
 
 _logger = logging.getLogger("failbetter.integrations")
 
@@ -23,17 +26,10 @@ SKIP_WINDOW = 300.0
 _GRACE = 5.0
 
 
-class Recoverable(Protocol):
-    """An App, as far as it recovers."""
-
-    def recover(self, *, timeout: Duration, skip_window: Duration) -> Any:
-        """See `App.recover`."""
-
-
 class Startup:
     """The recovery of this process for one app. Thread-safe; begun anew in a forked process."""
 
-    def __init__(self, app: Recoverable, timeout: float, skip_window: float) -> None:
+    def __init__(self, app: App, timeout: float, skip_window: float) -> None:
         self._app = app
         self._timeout = timeout
         self._skip_window = skip_window
@@ -72,7 +68,7 @@ class Startup:
             self._end("unavailable", f"it broke off: {type(error).__name__}")
         else:
             why = None if report.ok else "interrupted jobs may be left; a worker goes on with them"
-            self._end(str(report.outcome), why)
+            self._end(report.outcome, why)
 
     def _end(self, outcome: str, trouble: str | None) -> None:
         if trouble is None:
@@ -104,11 +100,11 @@ class Startup:
 
 
 # An app lives as long as its process, so that nobody takes any out.
-_startups: dict[int, tuple[Recoverable, Startup]] = {}
+_startups: dict[int, tuple[App, Startup]] = {}
 _startups_lock = threading.Lock()
 
 
-def startup(app: Any, timeout: Duration = TIMEOUT, skip_window: Duration = SKIP_WINDOW) -> Startup:
+def startup(app: App, timeout: Duration = TIMEOUT, skip_window: Duration = SKIP_WINDOW) -> Startup:
     """The app's recovery in this process; whoever asks first says how long it may take."""
     with _startups_lock:
         known = _startups.get(id(app))
@@ -118,7 +114,7 @@ def startup(app: Any, timeout: Duration = TIMEOUT, skip_window: Duration = SKIP_
         return known[1]
 
 
-def known_startup(app: Any) -> Startup | None:
+def known_startup(app: App) -> Startup | None:
     """The app's recovery in this process, if anybody wants one."""
     known = _startups.get(id(app))
     return None if known is None else known[1]

@@ -16,7 +16,7 @@ from failbetter.health import pages
 from failbetter.integrations import background
 from failbetter.integrations.background import Background
 from failbetter.integrations.endpoints import Endpoints
-from failbetter.integrations.startup import SKIP_WINDOW, TIMEOUT, Recoverable, startup
+from failbetter.integrations.startup import SKIP_WINDOW, TIMEOUT, startup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,7 +63,7 @@ class RecoveryMiddleware:
     def __init__(
         self,
         inner: WSGIApplication,
-        app: Recoverable,
+        app: App,
         *,
         timeout: Duration = TIMEOUT,
         skip_window: Duration = SKIP_WINDOW,
