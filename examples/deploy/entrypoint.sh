@@ -2,7 +2,7 @@
 # The entrypoint of a container: first what the last one left unfinished, then the application.
 #
 #   ENTRYPOINT ["/entrypoint.sh"]
-#   CMD ["uvicorn", "shop:site", "--host", "0.0.0.0"]
+#   CMD ["uvicorn", "web:site", "--host", "0.0.0.0"]
 #
 # FAILBETTER_RECOVERY           warn (default): the application starts whatever recovery says;
 #                               block: it starts only after a recovery that went well

@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tests.conformance.kit import Ledger
 from tests.integration.sites import PATIENCE, SHOP, wait_until
+
+import failbetter
 
 DEPLOY = Path(__file__).parents[2] / "examples" / "deploy"
 UNITS = ["failbetter-worker.service", "failbetter-web.service"]
@@ -170,6 +174,63 @@ def test_wrong_usage(
     assert says in err
 
 
+# -- the entrypoint with failbetter itself
+
+
+@pytest.fixture
+def real(container: Container) -> Container:
+    """The entrypoint finds failbetter, and an app whose ledger is in the folder."""
+    fake = container.folder / "failbetter"
+    fake.unlink()
+    fake.symlink_to(Path(sys.executable).with_name("failbetter"))
+    (container.folder / "shop.py").write_text(SHOP)
+    return container
+
+
+def settings(container: Container, policy: str, url: str = "") -> dict[str, str]:
+    """What a container's environment says."""
+    return {
+        "FAILBETTER_APP": "shop:app",
+        "FAILBETTER_URL": url or f"sqlite:///{container.folder / 'jobs.db'}",
+        "FAILBETTER_RECOVERY": policy,
+    }
+
+
+def test_what_a_dead_worker_held_is_pending_when_the_application_starts(real: Container) -> None:
+    app = failbetter.App(settings(real, "block")["FAILBETTER_URL"])
+    job = app.task(name="resize")(lambda n: n).enqueue(1)
+    ledger = Ledger(app.database)
+    ledger.register(1, fleet=app.database.fleet.id)
+    app.database.fleet.hold(1).close()
+    ledger.begin(*ledger.claim(1, now=ledger.soon()), now=app.database.now())
+    shown = ("failbetter", "jobs", "list", "--json", "--state", "pending")
+    code, out, err = real.run(*shown, **settings(real, "block"))
+    assert code == 0, err
+    assert job.id in out.partition('"jobs"')[2]
+    app.close()
+
+
+@pytest.mark.parametrize(("policy", "ended", "said"), [("warn", 0, "serving\n"), ("block", 69, "")])
+def test_a_ledger_out_of_reach(real: Container, policy: str, ended: int, said: str) -> None:
+    away = settings(real, policy, "sqlite:////nowhere/at/all/jobs.db")
+    code, out, err = real.run("echo", "serving", FAILBETTER_RECOVERY_TIMEOUT="1", **away)
+    assert (code, out) == (ended, said), err
+
+
+@pytest.mark.parametrize("policy", ["warn", "block"])
+def test_a_signal_during_a_real_recovery(real: Container, policy: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql+psycopg://127.0.0.1:{silent.getsockname()[1]}/jobs"
+        process = real.start("touch", "served", **settings(real, policy, url))
+        silent.settimeout(PATIENCE)
+        connection, _ = silent.accept()  # recovery asks, and is not answered
+        with connection:
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143, err
+    assert not (real.folder / "served").exists()
+
+
 # -- systemd units
 
 
@@ -223,8 +284,6 @@ def test_a_unit_waits_longer_than_the_worker_needs_to_stop() -> None:
 
 def test_the_workers_unit_runs_a_worker_that_says_it_is_ready(tmp_path: Path) -> None:
     """Its command as it stands there, with a notify socket as systemd gives it."""
-    import socket
-
     section = read_unit("failbetter-worker.service")
     (words,) = map(shlex.split, section["ExecStart"])
     (tmp_path / "shop.py").write_text(SHOP)
@@ -262,8 +321,8 @@ def test_the_workers_unit_runs_a_worker_that_says_it_is_ready(tmp_path: Path) ->
             process.communicate()
 
 
-def _told_until(manager: object, word: str) -> list[str]:
+def _told_until(manager: socket.socket, word: str) -> list[str]:
     told: list[str] = []
     while not told or not told[-1].startswith(word):
-        told.append(manager.recv(4096).decode())  # type: ignore[attr-defined]
+        told.append(manager.recv(4096).decode())
     return told
