@@ -27,6 +27,7 @@ RUN = (
     "docs/start.md",
     "docs/tasks.md",
     "docs/operate.md",
+    "docs/serve.md",
     "docs/databases.md",
 )
 # The page whose app finds its ledger on a server, by the environment.

@@ -78,7 +78,13 @@ def test_a_page_does_what_it_says(page: str, running: Running) -> None:
 @pytest.mark.parametrize("page", RUN)
 def test_every_block_is_run_or_only_shows_something(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
-    assert {block.language for block in blocks(text)} <= {"python", "console", "toml", "ini"}
+    assert {block.language for block in blocks(text)} <= {
+        "python",
+        "console",
+        "toml",
+        "ini",
+        "dockerfile",
+    }
 
 
 def test_no_other_page_has_python_that_nobody_runs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -48,10 +49,18 @@ def _shown(observed: Any) -> str:
     return "-" if observed is None else texts.one_line(str(observed))
 
 
+# In the document they are ISO 8601.
+_MOMENTS = ("last", "next")
+
+
 def _counted(name: str, number: Any) -> str:
     if name.endswith("_seconds"):
         return f"{name.removesuffix('_seconds')} {texts.span(number)}"
-    return f"{number:,} {name}" if isinstance(number, int) else f"{name} {number or '-'}"
+    if isinstance(number, int):
+        return f"{number:,} {name.replace('_', ' ')}"
+    if number is not None and name in _MOMENTS:
+        return f"{name} {texts.ago(datetime.fromisoformat(number), texts.now())}"
+    return f"{name} {number or '-'}"
 
 
 def migrate(
