@@ -171,7 +171,7 @@ class Fleet:
                 child = json.loads(line)
             except ValueError:
                 continue  # the supervisor died while it wrote this line
-            if child.get("pids") == pid_namespace():
+            if child.get("pids") == pid_space() and not _is_another(child):
                 killed += kill_session(child["session"], child["started"])
         return killed
 
@@ -220,7 +220,12 @@ class WorkerLock:
 
     def note_child(self, session: int, started: float) -> None:
         """Write down a child's session, so that a sweeper can kill what remains of it."""
-        line = {"session": session, "started": started, "pids": pid_namespace()}
+        line = {
+            "session": session,
+            "started": started,
+            "born": _born(session),
+            "pids": pid_space(),
+        }
         os.write(self._handle, json.dumps(line).encode() + b"\n")
 
     def close(self) -> None:
@@ -268,6 +273,34 @@ def pid_namespace() -> str:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
+
+
+def pid_space() -> str:
+    """As `pid_namespace`, and of this boot: a host that comes back counts from the beginning."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = f"{psutil.boot_time():.0f}"
+    return f"{boot} {pid_namespace()}"
+
+
+def _born(pid: int) -> int | None:
+    """When the process started, in ticks since the boot, which no clock moves; None: unknown."""
+    try:
+        # What its name may hold ends at the last bracket.
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _is_another(child: dict[str, Any]) -> bool:
+    """Whether the leader of the child's session is another process by now, of the same number.
+
+    A number is not given anew while anything lives in the session of that number: if the leader is
+    a stranger, nothing of the child's is left.
+    """
+    now = _born(child["session"])
+    return now is not None and child.get("born") is not None and now != child["born"]
 
 
 def _in_session(session: int) -> Iterator[psutil.Process]:

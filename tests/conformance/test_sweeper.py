@@ -17,7 +17,7 @@ from failbetter.lifecycle.backoff import fixed
 from failbetter.lifecycle.policy import Policy
 from failbetter.lifecycle.states import Cause
 from failbetter.recovery import settling
-from failbetter.recovery.settling import Report
+from failbetter.recovery.deciding import Report
 from failbetter.recovery.sweeper import Sweeper
 
 LEASE = 10.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import select
 import subprocess
@@ -16,7 +18,7 @@ import psutil
 import pytest
 from tests.unit.processes import other
 
-from failbetter.fleet import Fleet, kill_session, pid_namespace
+from failbetter.fleet import Fleet, kill_session, pid_space
 
 HOLDER = """
     import sys
@@ -296,7 +298,7 @@ def test_notes_from_another_pid_space_mean_nothing_here(fleet: Fleet) -> None:
             lock.note_child(leader, time.time())
             lock.close()
             path = fleet.lock_path(7)
-            path.write_text(path.read_text().replace(pid_namespace(), "pid:[1]"))
+            path.write_text(path.read_text().replace(pid_space(), "pid:[1]"))
             assert fleet.kill_remains(7) == 0
             assert not gone(leader)
         finally:
@@ -306,3 +308,59 @@ def test_notes_from_another_pid_space_mean_nothing_here(fleet: Fleet) -> None:
 
 def test_a_worker_without_notes(fleet: Fleet) -> None:
     assert fleet.kill_remains(99) == 0
+
+
+def test_a_stranger_of_the_same_number_is_left_alone(fleet: Fleet) -> None:
+    """The worker died long ago, its child too, and the number is another process's by now."""
+    with other(FAMILY) as family:
+        leader, own, apart = map(int, family.hear().split())
+        try:
+            lock = fleet.hold(7)
+            lock.note_child(leader, time.time())
+            lock.close()
+            path = fleet.lock_path(7)
+            note = json.loads(path.read_text())
+            path.write_text(json.dumps({**note, "born": note["born"] - 100}) + "\n")
+            assert fleet.kill_remains(7) == 0
+            assert not gone(leader)
+            path.write_text(json.dumps(note) + "\n")
+            assert fleet.kill_remains(7) == 2
+        finally:
+            for pid in (own, apart):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, 9)
+
+
+def test_notes_of_an_earlier_boot_mean_nothing(fleet: Fleet) -> None:
+    """A host that came back counts its processes from the beginning."""
+    with other(FAMILY) as family:
+        leader, own, apart = map(int, family.hear().split())
+        try:
+            lock = fleet.hold(7)
+            lock.note_child(leader, time.time())
+            lock.close()
+            path = fleet.lock_path(7)
+            boot = pid_space().split()[0]
+            path.write_text(path.read_text().replace(boot, "another-boot"))
+            assert fleet.kill_remains(7) == 0
+            assert not gone(leader)
+        finally:
+            os.kill(own, 9)
+            os.kill(apart, 9)
+
+
+def test_a_baton_is_for_one_at_a_time_and_tells_who_had_it(fleet: Fleet) -> None:
+    first, second = fleet.baton("work"), fleet.baton("work")
+    assert first.take(1) == set()
+    assert second.take(2) is None
+    assert not fleet.let_go("work", 1)
+    first.close()  # as its death would
+    assert fleet.let_go("work", 1)
+    assert not fleet.let_go("work", 2)
+    assert second.take(2) == {1}
+    second.sign_alone(2)
+    second.close()
+    third = fleet.baton("work")
+    assert third.take(3) == {2}
+    third.close()
+    assert not fleet.let_go("nothing", 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -94,9 +94,11 @@ def events(job: failbetter.Job, *, full: bool) -> list[Event]:
     timed = [Event(job.created_at, "accepted")]
     for effect in job.effects:
         timed += _effect_events(effect, full=full)
+    before: str | None = None
     for at, attempt in enumerate(attempts):
         following = attempts[at + 1 :]
-        timed += _attempt_events(attempt, following, full=full)
+        timed += _attempt_events(attempt, following, before, full=full)
+        before = attempt.code or before
         if attempt.state == "failed" and (following or _was_retried(job)):
             timed.append(Event(attempt.ended_at, ""))  # see _retries
     begun_at = job.row.begun_at
@@ -134,11 +136,17 @@ def _effect_events(effect: failbetter.Effect, *, full: bool) -> list[Event]:
 
 
 def _attempt_events(
-    attempt: failbetter.Attempt, following: Sequence[failbetter.Attempt], *, full: bool
+    attempt: failbetter.Attempt,
+    following: Sequence[failbetter.Attempt],
+    code_before: str | None,
+    *,
+    full: bool,
 ) -> list[Event]:
     told = []
     where = f" on {attempt.worker}" if attempt.worker else ""
     code = f", code {attempt.code}" if attempt.code else ""
+    if attempt.code and code_before not in (None, attempt.code):
+        code = f", new code {attempt.code}"
     took = ""
     if attempt.begun_at is not None:
         told.append(Event(attempt.begun_at, f"attempt {attempt.number} began{where}{code}"))
@@ -158,11 +166,44 @@ def _details(
     if attempt.cause not in told and attempt.error_type is not None:
         found.append(_error(attempt.error_type, attempt.error_message, full=full))
     for name, value in attempt.evidence.items():
-        if name not in ("stacks", "signal", "signal_name", "exit_code", "out_of_memory", "why"):
-            found.append(f"{name.replace('_', ' ')}: {_bounded(texts.value(value), full=full)}")
+        if name not in _TOLD_ELSEWHERE:
+            shown = _EVIDENCE.get(name, texts.value)(value)
+            found.append(f"{name.replace('_', ' ')}: {_bounded(shown, full=full)}")
     found += _trace(attempt, following, full=full)
     found.append(_consequence(attempt))
     return found
+
+
+def _checkpoint(value: Any) -> str:
+    if not isinstance(value, dict):
+        return texts.value(value)
+    of = "" if value.get("total") is None else f" of {value['total']:,}"
+    failed = f", {value['failed']:,} failed" if value.get("failed") else ""
+    return f"{value.get('done', 0):,}{of} done{failed}"
+
+
+def _moment(value: Any) -> str:
+    try:
+        return texts.exact(datetime.fromisoformat(str(value)))
+    except ValueError:
+        return texts.value(value)
+
+
+def _plain(value: Any) -> str:
+    return texts.one_line(str(value))
+
+
+# By the headline, or below it.
+_TOLD_ELSEWHERE = frozenset(
+    {"stacks", "signal", "signal_name", "exit_code", "out_of_memory", "why"}
+)
+_EVIDENCE: dict[str, Callable[[Any], str]] = {
+    "checkpoint": _checkpoint,
+    "last_heard": _moment,
+    "host": _plain,
+    "known_by": _plain,
+    "peak_memory": lambda value: texts.size(value) if isinstance(value, int) else str(value),
+}
 
 
 def _cause(attempt: failbetter.Attempt, *, full: bool) -> tuple[str, str]:

@@ -63,6 +63,16 @@ def span(seconds: float) -> str:
     raise AssertionError(seconds)
 
 
+def size(count: int) -> str:
+    """A number of bytes: `512 B`, `38 MB`, `1.5 GB` (powers of 1024)."""
+    number, unit = float(count), "B"
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if number < 1024 or unit == "TB":
+            break
+        number /= 1024
+    return f"{number:.3g} {unit}"
+
+
 def ago(moment: datetime | None, now: datetime) -> str:
     """A moment as seen from now: `5 m ago`, `in 20 s`."""
     if moment is None:

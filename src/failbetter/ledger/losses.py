@@ -12,6 +12,7 @@ from failbetter.ledger.acts import cancel_as_asked
 from failbetter.ledger.claims import is_attempt
 from failbetter.ledger.mirrors import follow
 from failbetter.ledger.prepared import ONE, Prepared, b
+from failbetter.ledger.progress import Series, all_series
 from failbetter.ledger.schema import attempts, effects, jobs, progress
 from failbetter.lifecycle.states import Cause, State
 
@@ -36,7 +37,7 @@ class Loss(msgspec.Struct, frozen=True, gc=False):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, gc=False):
-    """How far a job had come, in the list that it worked through last."""
+    """How far a job had come: by its body's own word, or else in its lists."""
 
     done: int
     failed: int
@@ -89,10 +90,9 @@ DOUBTED = Prepared(
     "worker first last",
 )
 CHECKPOINTS = Prepared(
-    select(progress.c.job_id, progress.c.done, progress.c.failed, progress.c.total)
+    select(progress.c.job_id, *(progress.c[name] for name in Series.__struct_fields__))
     .join_from(jobs, progress, progress.c.job_id == jobs.c.id)
-    .where(*_held)
-    .order_by(progress.c.at),
+    .where(*_held),
     "worker first last",
 )
 
@@ -104,8 +104,29 @@ def doubted(tx: Tx, worker: int, first: int, last: int) -> set[int]:
 
 def checkpoints(tx: Tx, worker: int, first: int, last: int) -> dict[int, Checkpoint]:
     """How far each of these jobs has come, as far as they said."""
-    # The latest of a job comes last, and stays.
-    return {row[0]: Checkpoint(*row[1:]) for row in tx.rows(CHECKPOINTS, worker, first, last)}
+    found: dict[int, list[Series]] = {}
+    for number, *values in tx.rows(CHECKPOINTS, worker, first, last):
+        found.setdefault(number, []).append(Series(*values))
+    summed = {number: _summed(series) for number, series in found.items()}
+    return {number: one for number, one in summed.items() if one is not None}
+
+
+def checkpoint(tx: Tx, number: int) -> Checkpoint | None:
+    """How far one job has come; None if it has not said."""
+    return _summed(all_series(tx, number))
+
+
+def _summed(series: Sequence[Series]) -> Checkpoint | None:
+    own = [one for one in series if not one.series and (one.done or one.total is not None)]
+    lists = own or [one for one in series if one.series]
+    if not lists:
+        return None
+    totals = [one.total for one in lists]
+    return Checkpoint(
+        sum(one.done for one in lists),
+        sum(one.failed for one in lists),
+        None if None in totals else sum(total or 0 for total in totals),
+    )
 
 
 def hand_back(tx: Tx, lost: Sequence[Loss], worker: str, code: str | None, now: int) -> bool:

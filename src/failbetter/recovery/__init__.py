@@ -1,6 +1,6 @@
 """What was interrupted: found, explained, handed back. Recovery runs nothing itself.
 
-`watch`: who is lost, by whose clock. `settling`: what becomes of what a gone worker held.
+`watch`: who is lost, by whose clock. `deciding`, `settling`: what becomes of what they held.
 `sweeper`: both, every second, in every worker and in `failbetter maintain`. `startup`: both at
 once, before an application serves. `report`: what users see of it.
 
@@ -14,9 +14,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from failbetter.recovery import settling, startup, status, sweeper, watch
+    from failbetter.recovery import deciding, settling, startup, status, sweeper, watch
 
-__all__ = ["settling", "startup", "status", "sweeper", "watch"]
+__all__ = ["deciding", "settling", "startup", "status", "sweeper", "watch"]
 
 
 def __getattr__(name: str) -> ModuleType:

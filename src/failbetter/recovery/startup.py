@@ -14,13 +14,9 @@ from failbetter.errors import LedgerError, LedgerFull, SchemaMismatch
 from failbetter.faultpoints import passing
 from failbetter.ledger import migrate, notes, registry
 from failbetter.recovery import status
-from failbetter.recovery.lock import Lock, Overtaken
-from failbetter.recovery.report import RecoveryProgress, RecoveryReport, WatchedWorker
-from failbetter.recovery.settling import (
-    BATCH,
+from failbetter.recovery.deciding import (
     Gone,
     Report,
-    Settler,
     gone,
     judge,
     moment,
@@ -28,6 +24,9 @@ from failbetter.recovery.settling import (
     tell,
     tell_expired,
 )
+from failbetter.recovery.lock import Lock, Overtaken
+from failbetter.recovery.report import RecoveryProgress, RecoveryReport, WatchedWorker
+from failbetter.recovery.settling import BATCH, Settler
 from failbetter.recovery.sweeper import LEASE_RAN_OUT, SUPERVISOR_DIED
 from failbetter.recovery.watch import Watch
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from failbetter.ledger import notes, registry, turns
+from failbetter.recovery.deciding import Report, moment
 from failbetter.recovery.report import RecoveryCounts, RecoveryStatus
-from failbetter.recovery.settling import Report, moment
 
 if TYPE_CHECKING:
     from failbetter.ledger.database import Database

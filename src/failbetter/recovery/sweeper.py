@@ -16,7 +16,8 @@ from failbetter import ids
 from failbetter.errors import LedgerError
 from failbetter.ledger import registry, turns
 from failbetter.recovery import status
-from failbetter.recovery.settling import BATCH, TURN, Gone, Report, Settler, gone, orphaning
+from failbetter.recovery.deciding import Gone, Report, gone, orphaning
+from failbetter.recovery.settling import BATCH, TURN, Settler
 from failbetter.recovery.watch import Watch
 
 if TYPE_CHECKING:

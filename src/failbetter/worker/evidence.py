@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import resource
 import signal
 from pathlib import Path
 from typing import Any
 
+from failbetter.fleet import pid_namespace
+
 _CGROUPS = Path("/sys/fs/cgroup")
+_OF_THE_HOST = Path("/proc/vmstat")
+_KERNEL_LOG = "/dev/kmsg"
+_INITIAL_PIDS = "pid:[4026531836]"
+_KILLED = re.compile(rb"Killed process (\d+) ")
 
 
 def describe_exit(code: int) -> dict[str, Any]:
@@ -32,18 +40,26 @@ def exit_text(evidence: dict[str, Any]) -> str:
 
 
 class OutOfMemory:
-    """Notices the kernel's out-of-memory kills in this process's cgroup, by their counter."""
+    """Notices what the kernel kills for memory: by its log, which names it, or a counter."""
 
     def __init__(self) -> None:
         self._file = _counter_file()
         self._seen = self._count()
+        self._log = KernelLog()
 
-    def happened(self) -> bool:
-        """Whether there was such a kill since the last call."""
+    def evidence_of(self, pid: int) -> dict[str, Any]:
+        """What tells that the killed process `pid` was killed for memory; empty if nothing does."""
         count = self._count()
-        new = count > self._seen
+        rose = count > self._seen
         self._seen = count
-        return new
+        if pid in self._log.killed():
+            return {"out_of_memory": True, "known_by": "the kernel's log names the process"}
+        if not rose:
+            return {}
+        if self._file == _OF_THE_HOST:
+            # It may have been any process of the host, so that nothing is said of this one.
+            return {"known_by": "the host's kernel killed some process for memory meanwhile"}
+        return {"out_of_memory": True, "known_by": "the counter of kills of its cgroup rose"}
 
     def _count(self) -> int:
         if self._file is None:
@@ -53,6 +69,39 @@ class OutOfMemory:
         except OSError:
             return 0
         return int(found[1]) if found else 0
+
+
+class KernelLog:
+    """What the kernel says from now on, where this process may read it."""
+
+    def __init__(self) -> None:
+        self._handle: int | None = None
+        # It names processes as the host counts them: elsewhere a number there is another process.
+        if pid_namespace().endswith(_INITIAL_PIDS):
+            with contextlib.suppress(OSError):
+                self._handle = os.open(_KERNEL_LOG, os.O_RDONLY | os.O_NONBLOCK)
+                os.lseek(self._handle, 0, os.SEEK_END)
+
+    def killed(self) -> set[int]:
+        """The processes that were killed for memory since the last call."""
+        found: set[int] = set()
+        while self._handle is not None:
+            try:
+                record = os.read(self._handle, 8192)
+            except BrokenPipeError:
+                continue  # some records were overwritten before they were read
+            except OSError:
+                break
+            if not record:
+                break
+            found |= {int(pid) for pid in _KILLED.findall(record)}
+        return found
+
+    def close(self) -> None:
+        """Read no more."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
 
 def _counter_file() -> Path | None:
@@ -68,7 +117,7 @@ def _counter_file() -> Path | None:
             candidates.append(_CGROUPS / path.lstrip("/") / "memory.events")
         elif "memory" in controllers.split(","):
             candidates.append(_CGROUPS / "memory" / path.lstrip("/") / "memory.oom_control")
-    candidates.append(Path("/proc/vmstat"))
+    candidates.append(_OF_THE_HOST)
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -79,3 +128,13 @@ def resident_bytes(pid: int) -> int:
     except (OSError, IndexError, ValueError):
         return 0
     return pages * resource.getpagesize()
+
+
+def peak_bytes(pid: int) -> int | None:
+    """The most memory that the living process has had resident; None when it cannot be read."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from failbetter.ledger import effects, registry
+from failbetter.ledger import effects, losses, registry
 from failbetter.ledger.claims import Claimed
 from failbetter.ledger.endings import Error, Settlement, own_error
 from failbetter.lifecycle.decide import Outcome, decide
@@ -34,6 +34,11 @@ _NO_OUTCOME = {
         "its process was killed because of another body in it",
     ),
 }
+
+# Attempts that ended before their bodies could: how far they had come tells what is left.
+_WITHOUT_OUTCOME = frozenset(
+    {Cause.CRASHED, Cause.TIMED_OUT, Cause.STALLED, Cause.INTERRUPTED, Cause.BYSTANDER}
+)
 
 
 class Undecided(msgspec.Struct, frozen=True):
@@ -83,6 +88,11 @@ def judge(tx: Tx, one: Undecided, worker: str) -> Settlement:
     elif begun_at is not None and not outcome.uncertain and effects.in_doubt(tx, job.id):
         outcome = msgspec.structs.replace(outcome, uncertain=True)
     transition = decide(job.facts(), outcome, one.ended_at, random)
+    evidence = one.evidence
+    if begun_at is not None and outcome.cause in _WITHOUT_OUTCOME:
+        checkpoint = losses.checkpoint(tx, job.id)
+        if checkpoint is not None:
+            evidence = {**evidence, "checkpoint": checkpoint}
     if error is None and transition.state is State.FAILED and outcome.cause in _NO_OUTCOME:
         error = own_error(job.task, *_NO_OUTCOME[outcome.cause])
     succeeded = transition.state is State.SUCCEEDED
@@ -101,7 +111,7 @@ def judge(tx: Tx, one: Undecided, worker: str) -> Settlement:
         result=one.result if succeeded and one.result != "null" else None,
         note=one.note if succeeded else None,
         error=error,
-        evidence=msgspec.json.encode(one.evidence).decode() if one.evidence else None,
+        evidence=msgspec.json.encode(evidence).decode() if evidence else None,
         mirror_key=job.mirror_key,
     )
 

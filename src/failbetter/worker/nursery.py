@@ -152,8 +152,12 @@ class Nursery:
         code = child.bury()
         self.children.remove(child)
         evidence = describe_exit(code)
-        if child.killed_for == "memory" or (code == -9 and self._memory.happened()):
-            evidence["out_of_memory"] = True
+        if child.killed_for == "memory":
+            evidence |= {"out_of_memory": True, "known_by": "it used more than --max-memory"}
+        elif code == -9 and child.killed_for is None:
+            evidence |= self._memory.evidence_of(child.pid)
+        if child.peak is not None:
+            evidence["peak_memory"] = child.peak
         begun = [
             (job, child.begun[job.id]) for job in child.handed.values() if job.id in child.begun
         ]

@@ -17,6 +17,7 @@ import msgspec
 from failbetter.board import RING, Ring
 from failbetter.fleet import WorkerLock, kill_session
 from failbetter.worker.bodies import STACKS_SIGNAL
+from failbetter.worker.evidence import peak_bytes
 from failbetter.worker.wire import (
     MAX_HANDOUT,
     FromChild,
@@ -39,6 +40,10 @@ _logger = logging.getLogger("failbetter.worker")
 
 MOST_HANDED_OUT = RING // 2
 """So that a begun attempt that is not settled yet always stands on the board."""
+
+
+# What the system counts a process's memory in.
+_MAXRSS = 1 if sys.platform == "darwin" else 1024
 
 
 class Child:
@@ -79,6 +84,8 @@ class Child:
         self.pace: float | None = None
         """Microseconds a body takes, smoothed; None before the first ended."""
         self.stacks_text: str | None = None
+        self.peak: int | None = None
+        """The most bytes that it has had resident; known once it is dead."""
         self.started = time.time()
         self._lines = Lines(FromChild)
         self._ring: Ring | None = None
@@ -336,13 +343,34 @@ class Child:
             self.guilty = guilty
             if why != "stop":
                 self.stacks_text = self.capture_stacks()
+            self.peak = peak_bytes(self.pid)
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
 
+    def is_dead(self) -> bool:
+        """Whether it has died."""
+        return self._reaped(os.WNOHANG)
+
+    def _reaped(self, options: int) -> bool:
+        """Have the system tell of its death, and of the memory that it used, which it does once."""
+        if self.process.returncode is not None:
+            return True
+        try:
+            pid, status, usage = os.wait4(self.pid, options)
+        except ChildProcessError:
+            return self.process.poll() is not None
+        if not pid:
+            return False
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        if self.peak is None:
+            self.peak = usage.ru_maxrss * _MAXRSS
+        return True
+
     def bury(self) -> int:
         """After its death: end what it left running, close what it had open; its return code."""
+        self._reaped(0)
         code = self.process.wait()
         kill_session(self.pid)
         for end in (self.stream, self._out, self._source):

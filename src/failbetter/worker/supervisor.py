@@ -168,7 +168,7 @@ class Supervisor:
                             "%s cannot be loaded:\n%s", self._settings.app, message.error.rstrip()
                         )
                         return None
-                if child.process.poll() is not None and not self._replace(child):
+                if child.is_dead() and not self._replace(child):
                     return None
         return None
 
@@ -392,7 +392,7 @@ class Supervisor:
         self._duties(now)
 
     def _watch_one(self, child: Child, now: float) -> None:
-        if child.process.poll() is not None:
+        if child.is_dead():
             self._bury(child, now)
             return
         if child.is_cut_off(now):
@@ -690,7 +690,7 @@ class Supervisor:
         for child in self._nursery.children:
             child.close_handouts()
         limit = time.monotonic() + _FAREWELL
-        while any(child.process.poll() is None for child in self._nursery.children):
+        while not all(child.is_dead() for child in self._nursery.children):
             if time.monotonic() > limit:
                 break
             self._selector.select(0.01)
