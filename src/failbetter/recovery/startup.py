@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from failbetter import board
-from failbetter.errors import LedgerError, LedgerFull, SchemaMismatch
+from failbetter.errors import LedgerError, LedgerFull, LedgerUnavailable, SchemaMismatch
 from failbetter.faultpoints import passing
 from failbetter.ledger import migrate, notes, registry
 from failbetter.recovery import status
@@ -86,8 +86,12 @@ def needs_recovery(database: Database) -> bool:
 
     A database that is not there yet has no such jobs. Raises LedgerError when it cannot be known.
     """
-    if not database.exists():
-        return False
+    try:
+        if not database.exists():
+            database.kind.check_location()  # of a folder that is not mounted nothing is known
+            return False
+    except OSError as error:
+        raise LedgerUnavailable(f"{database.name} cannot be looked at: {error}") from error
     found = _look(database)
     if found.overdue:
         return True
