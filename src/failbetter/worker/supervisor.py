@@ -329,6 +329,7 @@ class Supervisor:
                     self._desk.partial(job, message, child.code)
             elif isinstance(message, Committed):
                 child.ended(message.id, message.fence)
+                self._look = True  # its exclusive key is free now
             elif isinstance(message, Hello):
                 self._met(child, message)
                 self._welcome(child)
