@@ -31,7 +31,7 @@ from failbetter.recovery.sweeper import LEASE_RAN_OUT, SUPERVISOR_DIED
 from failbetter.recovery.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from failbetter.ledger.database import Database
     from failbetter.ledger.kinds import Tx
@@ -132,7 +132,8 @@ class Recovery:
         self._total = 0
         self._waits_for: str | None = None
         self._watch = Watch()
-        self._watched: list[WatchedWorker] = []
+        self._heard_of: set[int] = set()
+        """Workers that renewed their lease although, by the ledger's clock, it had run out."""
         self._settler = Settler(
             database, in_each=self._lock.keep, go_on=self._go_on, turn=self._patience()
         )
@@ -269,17 +270,20 @@ class Recovery:
 
     def _watch_silent(self, silent: list[registry.Worker]) -> bool:
         """Watch those that can be watched for a whole lease; the others are told of."""
-        left = {one.id for one in silent if one.lease / 1e6 < self._left()}
+        left = {one.id: one.beats for one in silent if one.lease / 1e6 < self._left()}
         while left:
             with self._database.write(durable=False, timeout=self._patience()) as tx:
                 self._lock.keep(tx)  # contact, by a write
             with self._database.look() as tx:
                 workers = registry.all_workers(tx)
-                now = tx.now()
-            left &= {one.id for one in workers if one.lease_expired(now)}
+            self._heard_of |= {
+                one.id for one in workers if one.beats != left.get(one.id, one.beats)
+            }
+            known = {one.id for one in workers} - self._heard_of
+            left = {number: beats for number, beats in left.items() if number in known}
             for one in self._watch.look(time.monotonic(), workers):
                 if one.id in left:
-                    left.discard(one.id)
+                    del left[one.id]
                     lost = gone(one, LEASE_RAN_OUT, silent=True)
                     if not self._settler.settle(lost, self._report):
                         return False
@@ -288,7 +292,7 @@ class Recovery:
         return True
 
     @staticmethod
-    def _waiting(workers: list[registry.Worker], left: set[int]) -> str:
+    def _waiting(workers: list[registry.Worker], left: Mapping[int, int]) -> str:
         names = ", ".join(one.name for one in workers if one.id in left)
         return f"the lease of {names} ran out; waiting for another one, should it be alive"
 
@@ -296,6 +300,7 @@ class Recovery:
 
     def _summary(self, finished: bool) -> RecoveryReport:
         found = _look(self._database)
+        found.silent = [one for one in found.silent if one.id not in self._heard_of]
         with self._database.look() as tx:
             left = sum(registry.count_held(tx, one.id) for one in found.gone)
             if found.overdue:
