@@ -234,7 +234,7 @@ def test_a_slow_worker_is_watched_for_its_lease(site: Site) -> None:
     job = site.enqueue("work", 1, 0.5)
     site.log.wait_for("start", job)
     worker.freeze(children=True)
-    early = recover(site)
+    early = recover(site, "--timeout", "1")  # less than a lease
     assert early.wait() == 0
     assert early.report["leased"] + len(early.report["watched"]) == 1
     wait_until(lambda: lease_is_over(site), "its lease to run out")
