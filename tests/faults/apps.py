@@ -783,3 +783,27 @@ def book_and_ask(n: int, what: str) -> None:
                 job.save_cursor(1)
             else:
                 app.tasks["work"].using(connection=connection).enqueue(n)
+
+
+# -- for what is known of a death
+
+
+@task(max_crashes=1)
+def devour() -> None:
+    """Takes memory until the kernel has had enough."""
+    with told():
+        kept = []
+        while True:
+            kept.append(b"x" * (8 << 20))
+
+
+@task()
+def counted(done: int, total: int) -> int:
+    """Says how far it is and waits; at the second attempt it returns."""
+    with told():
+        job = failbetter.current_job()
+        if job.attempt == 1:
+            job.progress(done, total)
+            record("counted")
+            time.sleep(60)
+        return done
