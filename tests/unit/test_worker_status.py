@@ -37,16 +37,16 @@ def test_a_loop_that_does_not_come_round_is_not_alive() -> None:
     assert "being loaded" in str(pulse.not_ready())
     turn(pulse)
     assert (pulse.not_alive(), pulse.not_ready()) == (None, None)
-    turn(pulse, ago=9.0)
+    turn(pulse, ago=20.0)
     assert pulse.not_alive() is None
-    turn(pulse, ago=12.0)
-    assert "has not come round for 12 s" in str(pulse.not_alive())
+    turn(pulse, ago=32.0)
+    assert "has not come round for 32 s" in str(pulse.not_alive())
     assert pulse.not_ready() == pulse.not_alive()
 
 
 def test_loading_an_app_may_take_longer() -> None:
     pulse = Pulse()
-    pulse.turn(time.monotonic() - 30, "loading", working=False)
+    pulse.turn(time.monotonic() - 50, "loading", working=False)
     assert pulse.not_alive() is None
     pulse.turn(time.monotonic() - 61, "loading", working=False)
     assert pulse.not_alive() is not None
