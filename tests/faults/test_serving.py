@@ -13,9 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+from tests.faults.conftest import migrated
 from tests.faults.harness import Site, Worker, open_site, wait_until
 from tests.integration.sites import UVICORN, serve
 from tests.integration.sites import Site as WebSite
+from tests.servers.postgres import PostgresServer
 
 EMBEDDED = """
 import logging
@@ -204,6 +206,25 @@ def test_a_worker_whose_ledger_is_away_is_alive_and_not_ready(tmp_path: Path) ->
         assert status_of(worker, "/health") == 503
         os.rename(tmp_path / "aside.db", tmp_path / "jobs.db")
         assert status_of(worker, "/readyz") == 200
+
+
+def test_a_worker_whose_server_hangs_is_alive_and_not_ready(tmp_path: Path) -> None:
+    with PostgresServer.start(fsync=False) as server:
+        url = server.new_database("ledger")
+        migrated(url)
+        with open_site(url, tmp_path) as site:
+            worker = site.worker(health_port=0)
+            wait_until(lambda: status_of(worker, "/readyz") == 200, "the worker to be ready")
+            server.freeze()
+            try:
+                began = time.monotonic()
+                assert status_of(worker, "/readyz") == 503
+                # Two seconds, and whatever this machine needs: far less than a connection's own.
+                assert time.monotonic() - began < 8
+                assert (status_of(worker, "/health"), status_of(worker, "/livez")) == (503, 200)
+            finally:
+                server.thaw()
+            wait_until(lambda: status_of(worker, "/readyz") == 200, "the worker to be ready again")
 
 
 def test_a_port_that_is_taken_ends_a_worker_before_it_touches_a_job(site: Site) -> None:

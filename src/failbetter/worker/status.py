@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from failbetter.worker.endpoint import Endpoint
     from failbetter.worker.settings import Settings
 
-# Seconds without a turn of the loop after which it hangs. A turn may wait some 15 s for a server that
-# does not answer, and that must not look the same.
+# Seconds without a turn of the loop after which it hangs. A turn may wait some 15 s for a server
+# that does not answer, and that must not look the same.
 _STALE = 30.0
 # Before the loop begins the app is loaded and the ledger opened, which may be made or locked.
 _STALE_AT_START = 60.0
