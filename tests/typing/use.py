@@ -3,6 +3,7 @@
 A line that ends in `# error: CODE, …` must be refused by mypy with those codes; all others pass.
 """
 
+import contextlib
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
@@ -20,6 +21,7 @@ from failbetter import (
     RunningJob,
     Task,
 )
+from failbetter.integrations import asgi, wsgi
 
 app = App("sqlite:///jobs.db", lease="30s", durability="relaxed")
 App("sqlite:///jobs.db", durability="none")  # error: arg-type
@@ -211,3 +213,13 @@ assert_type(
     str,
 )
 failbetter.Failure("upload", "OSError")  # error: call-arg
+
+
+# -- sites
+
+asgi.HealthApp(app, asgi.RecoveryMiddleware(asgi.HealthApp(app), app, wait="1s"), prefix="/x")
+wsgi.HealthApp(app, wsgi.RecoveryMiddleware(wsgi.HealthApp(app), app, timeout="15s"))
+assert_type(wsgi.start_background(app, worker="shop:app", processes=2), wsgi.Background)
+assert_type(asgi.lifespan(app, worker=True)(object()), contextlib.AbstractAsyncContextManager[None])
+asgi.lifespan(app, wait=5)  # error: call-arg
+wsgi.HealthApp()  # error: call-arg
