@@ -6,12 +6,12 @@ import pytest
 from sqlalchemy import text
 from tests.conformance.kit import SECOND, Ledger, new_job, wall
 
+from failbetter.cli.selection import moment
 from failbetter.errors import LedgerUnavailable
 from failbetter.health import figures
 from failbetter.health.figures import Figures, look
 from failbetter.ledger.database import Database
 from failbetter.ledger.registry import COUNT_HELD_TO
-from failbetter.recovery.settling import moment
 
 
 def see(ledger: Ledger) -> Figures:

@@ -10,13 +10,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.conformance.kit import NOW, SECOND, new_worker
 
+from failbetter.cli.selection import moment
 from failbetter.health import Finding, metrics, pages
 from failbetter.health.figures import Figures
 from failbetter.health.findings import Health, health, judge
 from failbetter.health.looker import Seen
 from failbetter.ledger.outbox import Waiting
 from failbetter.recovery.report import RecoveryCounts, RecoveryStatus
-from failbetter.recovery.settling import moment
 
 
 class Process:
