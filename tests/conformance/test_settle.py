@@ -10,6 +10,7 @@ from sqlalchemy import null, update
 from tests.conformance.kit import NOW, SECOND, Ledger, ending, new_job, unlike
 
 from failbetter.errors import LedgerError
+from failbetter.ledger import claims
 from failbetter.ledger.claims import Claimed
 from failbetter.ledger.endings import RECORD_RETURN, Error, is_recorded
 from failbetter.ledger.schema import jobs
@@ -327,6 +328,31 @@ def test_who_claims_again_what_it_has_claimed_goes_on_with_the_same_attempt(
     assert worked.intend(first) == ("lost", None)
     assert worked.claim_one(now=LATER) == first
     assert worked.settle(late) == []
+
+
+@pytest.mark.parametrize("size", [1, 20])
+def test_a_worker_claims_again_what_was_lost(worked: Ledger, size: int) -> None:
+    worked.insert(*(new_job() for _ in range(4 * size)))
+    claims_made = worked.claim()
+    lost, taken, kept, over = (claims_made[n::4] for n in range(4))
+    for job in lost:
+        lose(worked, job)
+    worked.settle(*(ending(job) for job in over))
+    for job in taken:
+        lose(worked, job)
+    worked.register(2)
+    worked.claim(2, now=LATER)
+    for job in lost:  # the second has them, too
+        worked.end(msgspec.structs.replace(job, worker=2), Cause.LOST, begun=False)
+        lose(worked, job)
+    rows = [worked.row(job.id) for job in (*taken, *kept, *over)]
+    held = [(job.id, job.fence) for job in claims_made]
+    with worked.database.write() as tx:
+        assert claims.claim_again(tx, 3, held) == 0
+        assert claims.claim_again(tx, 1, held) == size
+        assert claims.claim_again(tx, 1, held) == 0
+    assert [worked.row(row.id) for row in rows] == rows
+    assert worked.settle(*(ending(job) for job in (*lost, *kept))) == []
 
 
 # -- batches

@@ -245,6 +245,14 @@ def hold(gate: str) -> None:
             time.sleep(0.005)
 
 
+@task(on_lost="fail")
+def hold_once(gate: str) -> None:
+    """As `hold`, and must never run twice."""
+    with told():
+        while not os.path.exists(gate):
+            time.sleep(0.005)
+
+
 # -- those that die
 
 

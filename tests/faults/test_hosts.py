@@ -253,8 +253,13 @@ def one_sweeper(site: Site) -> None:
 
     wait_until(settled, "the sweep")
     assert len(holders) == 1
-    told = [worker.text().count("worker ghost is gone (its lease ran out)") for worker in sweepers]
-    assert sorted(told) == [0, 0, 1]
+
+    def told() -> list[int]:
+        said = "worker ghost is gone (its lease ran out)"
+        return sorted(worker.text().count(said) for worker in sweepers)
+
+    wait_until(lambda: any(told()), "it to be told")
+    assert told() == [0, 0, 1]
     for worker in sweepers:
         worker.kill()
     site.drain(env=fleet(site, "host-0"))

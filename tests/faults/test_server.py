@@ -95,8 +95,16 @@ def test_outages(side_by_side: SideBySide, servers: dict[str, PostgresServer]) -
     side_by_side(
         stopped=lambda site: outage(site, servers["stopped"], servers["stopped"].stop),
         killed=lambda site: outage(site, servers["killed"], servers["killed"].kill),
-        killed_after_a_claim=lambda site: killed_after_a_claim(
-            site, servers["killed_after_a_claim"]
+    )
+
+
+def test_lost_claims(side_by_side: SideBySide, servers: dict[str, PostgresServer]) -> None:
+    """The server is killed when bodies run whose claims were not on its disk yet."""
+    side_by_side(
+        claimed_again=lambda site: claimed_again(site, servers["claimed_again"]),
+        claimed_by_another=lambda site: claimed_by_another(site, servers["claimed_by_another"]),
+        claim_that_must_last=lambda site: claim_that_must_last(
+            site, servers["claim_that_must_last"]
         ),
     )
 
@@ -130,20 +138,75 @@ def outage(site: Site, server: PostgresServer, end: Callable[[], None]) -> None:
     check_that_all_ran_once(site)
 
 
-def killed_after_a_claim(site: Site, server: PostgresServer) -> None:
-    """Who claimed outlives the server's crash: so must the claim, or another has the same fence."""
-    server.configure({"wal_writer_delay": "10s"})  # so that nothing is on disk unless asked for
-    for _ in range(2):
-        site.worker(lease=LEASE)
-    held, gate = site.hold(1)
-    site.log.wait_for("start", held[0])
+def write_late(server: PostgresServer) -> None:
+    """From now on, nothing is on disk that nobody has asked for."""
+    server.configure({"wal_writer_delay": "10s"})
+    time.sleep(0.5)  # its writer first ends the pause that it makes now, of 0.2 s
+
+
+def kill_and_restart(site: Site, server: PostgresServer) -> None:
     server.kill()
     server.start_again()
-    after = site.enqueue_many("plain", [(n,) for n in range(20)])
-    site.wait_over(after)
+    site.app.close()  # its connection broke
+
+
+def claimed_again(site: Site, server: PostgresServer) -> None:
+    """Its worker claims the job again before anybody else does: the attempt goes on."""
+    write_late(server)
+    worker = site.worker(processes=2)
+    held, gate = site.hold(2)
+    for job in held:
+        site.log.wait_for("start", job)
+    kill_and_restart(site, server)
+    worker.wait_said("the server had lost .* of our claims")
+    wait_until(lambda: all(job.refresh().state == "running" for job in held), "it to be told again")
     gate.touch()
     site.wait_all_over()
     check_that_all_ran_once(site)
+
+
+def claimed_by_another(site: Site, server: PostgresServer) -> None:
+    """Another is quicker and has the same fence: what the first one does changes nothing."""
+    write_late(server)
+    first = site.worker()
+    (held,), gate = site.hold(1)
+    site.log.wait_for("start", held)
+    first.freeze()
+    kill_and_restart(site, server)
+    assert (held.refresh().row.fence, held.row.claimed) == (0, None)
+    second = site.worker()
+    site.log.wait_for("start", held, times=2)
+    wait_until(lambda: held.refresh().state == "running", "the second attempt to be marked")
+    second.freeze()
+    gate.touch()
+    site.log.wait_for("end", held, times=2)
+    first.thaw()
+    first.wait_said("late result of attempt 1 changed nothing")
+    row = held.refresh().row
+    assert (row.fence, row.state, held.attempts) == (1, "running", [])
+    second.thaw()
+    site.wait_over([held])
+    assert [one.worker.split(":")[1] for one in held.attempts] == [str(second.pid)]
+    assert (held.row.fence, held.row.starts, held.row.losses) == (2, 1, 0)
+
+
+def claim_that_must_last(site: Site, server: PostgresServer) -> None:
+    """A job that may not run twice does not, although its worker is gone with the server."""
+    write_late(server)
+    first = site.worker()
+    gate = site.folder / "gate"
+    job = site.enqueue("hold_once", str(gate))
+    site.log.wait_for("start", job)
+    first.freeze()
+    kill_and_restart(site, server)
+    assert (job.refresh().row.fence, job.row.claimed) == (1, 1)
+    first.kill()
+    second = site.worker()
+    site.wait_over([job])
+    assert (job.state, job.reason) == ("failed", "lost")
+    assert len(site.log.starts(job)) == 1
+    assert second.alive
+    site.check()
 
 
 # -- another server takes over

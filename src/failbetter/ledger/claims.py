@@ -52,6 +52,14 @@ class Claimed(msgspec.Struct, gc=False):
     mirror_key: str | None
 
     @property
+    def must_last(self) -> bool:
+        """Whether the claim must be on disk before the body begins.
+
+        Else a server's crash may undo it, and the body runs a second time, or beside another one.
+        """
+        return self.exclusive_key is not None or self.policy.on_lost == "fail"
+
+    @property
     def policy(self) -> Policy:
         """The policy of the job's task at the time it was enqueued."""
         return from_json(self.policy_text)
@@ -207,6 +215,21 @@ CLAIM_ONE = Prepared(
     .returning(*CLAIMED_COLUMNS),
     "worker id worker",
 )
+REGISTERED = Prepared(
+    select(workers.c.id).where(workers.c.id == b("id")).with_for_update(read=True, key_share=True),
+    "id",
+)
+CLAIM_AGAIN = Prepared(
+    update(jobs)
+    .values(_take)
+    .where(
+        jobs.c.id == b("id"),
+        jobs.c.fence == b("before"),
+        jobs.c.live == ONE,
+        jobs.c.claimed.is_(None),
+    ),
+    "worker id before",
+)
 CLAIMED_QUEUES = Prepared(select(jobs.c.queue).distinct().where(jobs.c.worker.is_not(None)))
 MARK_BEGUN = Prepared(
     update(jobs)
@@ -324,6 +347,17 @@ def _claim_carefully(tx: Tx, worker: int, lane: Lane, limit: int, now: int) -> l
         claimed += [Claimed(*row) for row in rows]
     claimed.sort(key=lambda job: (job.run_at, job.id))
     return claimed
+
+
+def claim_again(tx: Tx, worker: int, held: Sequence[tuple[int, int]]) -> int:
+    """Claim again what a worker holds, (id, fence) each, and the ledger may not know of any more.
+
+    What was claimed and not yet on disk when a server crashed waits there as before: unless another
+    worker was quicker, the attempt goes on. How many it were.
+    """
+    if not held or tx.row(REGISTERED, worker) is None:
+        return 0
+    return tx.many(CLAIM_AGAIN, [(worker, number, fence - 1) for number, fence in held])
 
 
 def mark_begun(

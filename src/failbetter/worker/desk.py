@@ -41,9 +41,17 @@ _LONGEST_PAUSE = 2.0
 class Desk:
     """What waits to be written, and the writing."""
 
-    def __init__(self, database: Database, worker: registry.Worker) -> None:
+    def __init__(
+        self,
+        database: Database,
+        worker: registry.Worker,
+        held: Callable[[], set[tuple[int, int]]] = set,
+    ) -> None:
+        """`held`: gives (id, fence) of all that is claimed and not put on the desk yet."""
         self._database = database
         self.worker = worker
+        self._held = held
+        self._connection = self._connected()
         self._endings: list[Settlement] = []
         self._undecided: list[Undecided] = []
         self._begun: list[tuple[int, int, int, int]] = []
@@ -132,7 +140,12 @@ class Desk:
     def must_write(self) -> bool:
         """Whether something waits to be written."""
         return bool(
-            self._endings or self._undecided or self._requests or self._begun or self._give_back
+            self._endings
+            or self._undecided
+            or self._requests
+            or self._begun
+            or self._give_back
+            or self._connected() not in (None, self._connection)
         )
 
     @property
@@ -158,13 +171,14 @@ class Desk:
         On a ledger out of reach nothing is claimed, everything stays, and `may_write` is false
         for a while.
         """
-        durable = bool(self.waiting or self._requests) or self._database.kind.outlived
+        durable = bool(self.waiting or self._requests)
         try:
             found = None if self.must_write or self._failures else self._look()
             if found == []:
                 return []
             with self._database.write(durable=durable, timeout=_TURN) as tx:
-                # First, because what an ended attempt told of its effects counts.
+                connection = self._claim_again(tx)
+                # Before all endings, because what an ended attempt told of its effects counts.
                 replies = [(self._answer(tx, asked), reply) for asked, reply in self._requests]
                 judged = [judge(tx, one, self.worker.name) for one in self._undecided]
                 refused = settle(tx, [*self._endings, *judged])
@@ -178,13 +192,44 @@ class Desk:
         except LedgerError as error:
             self.put_off(error, now)
             return []
+        self._connection = connection
         passing("after_commit")
         if self.idle and room > 0 and len(claimed) >= room:
             self.idle = False
         for reply, send in replies:
             send(reply)
         self._after(judged, refused)
-        return claimed
+        return claimed if durable or self._is_safe(claimed, now) else []
+
+    def _connected(self) -> int | None:
+        """Which connection in a row it is; None where there is but one, or none just now."""
+        listens = self._database.listens
+        return None if listens is None else listens[1]
+
+    def _claim_again(self, tx: Tx) -> int | None:
+        """On a new connection: the server that broke the old one may have forgotten claims."""
+        connection = self._connected()
+        if connection != self._connection:
+            held = sorted(self._held() | self.settling())
+            again = claims.claim_again(tx, self.worker.id, held)
+            if again:
+                _logger.warning("the server had lost %d of our claims; claimed them again", again)
+        return connection
+
+    def _is_safe(self, claimed: list[Claimed], now: float) -> bool:
+        """See to it that claims which must last are on disk, with all that was written before.
+
+        False: that could not be done. Then they go back with what else was never heard of.
+        """
+        if not self._database.kind.outlived or not any(job.must_last for job in claimed):
+            return True
+        try:
+            with self._database.write(timeout=_TURN) as tx:
+                registry.set_idle(tx, self.worker.id, self.idle)
+        except LedgerError as error:
+            self.put_off(error, now)
+            return False
+        return True
 
     def _is_written(self, tx: Tx, ending: Settlement) -> bool:
         """Whether an earlier try wrote it after all, whose commit was not heard of."""

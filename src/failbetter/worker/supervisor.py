@@ -260,7 +260,7 @@ class Supervisor:
         if self._wake is not None:
             self._forget_closed_connection()
             self._selector.register(self._wake, selectors.EVENT_READ, None)
-        self._desk = Desk(self._database, worker)
+        self._desk = Desk(self._database, worker, self._held)
         self._sweeper = Sweeper(self._database, own=number)
         self._enlisted = True
         self._look = True
@@ -452,11 +452,15 @@ class Supervisor:
                 if report.more:
                     self._next_sweep = now
 
-    def _reconcile(self) -> None:
-        known = {(job.id, job.fence) for job in self._hall}
+    def _held(self) -> set[tuple[int, int]]:
+        """(id, fence) of what waits here or in a child, or runs there."""
+        held = {(job.id, job.fence) for job in self._hall}
         for child in self._nursery.children:
-            known |= {(job.id, job.fence) for job in child.handed.values()}
-        for number, fence in self._desk.forgotten(known):
+            held |= {(job.id, job.fence) for job in child.handed.values()}
+        return held
+
+    def _reconcile(self) -> None:
+        for number, fence in self._desk.forgotten(self._held()):
             _logger.warning("handing back job %s, claimed but never heard of", ids.to_text(number))
             self._desk.give_back_fence(number, fence)
 
@@ -480,10 +484,18 @@ class Supervisor:
             self._look = True
             return
         if claimed:
-            self._keep(claimed)
+            self._keep(self._not_held(claimed))
             # There may be more than were asked for.
             self._look = len(claimed) >= room
             self._hall.hand_out()
+
+    def _not_held(self, claimed: list[Claimed]) -> list[Claimed]:
+        """Without what is held already: its claim was lost in a crash, so that it is the same
+        attempt which was claimed again."""
+        if not self._database.kind.outlived:
+            return claimed
+        held = self._held()
+        return [job for job in claimed if (job.id, job.fence) not in held]
 
     def _keep(self, jobs: list[Claimed]) -> None:
         """Let claimed jobs wait to be handed out; while stopping, give them back."""
@@ -540,6 +552,9 @@ class Supervisor:
             assert listens is not None
             self._selector.register(listens[0], selectors.EVENT_READ, None)
             self._listened = listens
+            # What the old one wrote of begun bodies may be lost: it is written again.
+            for child in self._nursery.children:
+                child.marked.clear()
 
     def _forget_closed_connection(self) -> None:
         """Whoever is watched next may have its descriptor, which must not count as known then."""

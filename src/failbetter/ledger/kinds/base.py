@@ -212,7 +212,7 @@ class Kind(ABC):
     """How many jobs a worker may claim at once."""
     outlived = False
     """Whether a worker may live on when the database crashes, as it may when that is a server: then
-    a claim must be on disk before its body begins, or another claims the job under the same fence.
+    a claim that was not on disk yet is lost while its body runs.
     """
     one_writer = False
     """Whether only one transaction writes at a time."""
