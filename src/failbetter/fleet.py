@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import os
+import random
 import secrets
 import signal
 import socket
@@ -25,6 +26,12 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# How the names of bells end: of one that rests, of one that has all it can do, and of one that is
+# always rung.
+_RESTING, _BUSY, _PICKY = ".wake", ".busy", ".picky"
+# Seconds for which a worker has its place among the busiest before it lets others have it, and
+# after which one that found none, or has let it go, tries again.
+_TURN, _AWAY = 1.0, 0.1
 _SOCKET_PATH_LIMIT = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
 
 
@@ -35,7 +42,7 @@ class Fleet:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.id = self._own_id()
-        self._seen: tuple[int, list[str]] = (-1, [])
+        self._seen: tuple[int, tuple[list[str], list[str]]] = (-1, ([], []))
         self._sender: socket.socket | None = None
 
     def _own_id(self) -> str:
@@ -66,12 +73,13 @@ class Fleet:
 
     # -- waking
 
-    def open_wake_socket(self, worker: int) -> socket.socket | None:
-        """The socket on which `worker` is woken; None when the folder's path is too long for one.
+    def open_bell(self, worker: int, *, picky: bool = False) -> Bell | None:
+        """The bell by which `worker` is woken; None when the folder's path is too long for one.
 
-        Without it a worker still sees new work, at its next look at the database.
+        `picky`: it does not take jobs of every queue. Without a bell a worker still sees new work,
+        at its next look at the database.
         """
-        path = self._socket_path(f"{worker}.wake")
+        path = self._socket_path(f"{worker}{_PICKY if picky else _RESTING}")
         if path is None or not hasattr(socket, "AF_UNIX"):
             return None
         receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -81,17 +89,36 @@ class Fleet:
         except OSError:  # some mounts know no sockets
             receiver.close()
             return None
-        return receiver
+        return Bell(receiver, path)
 
-    def wake(self) -> None:
-        """Tell every worker of this folder to look at the ledger. Never blocks, never raises."""
-        for path in self._wake_paths():
-            if self._sender is None:
-                self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-                self._sender.setblocking(False)
-            # A full or dead socket is no loss: a busy worker looks anyway, a dead one is swept.
-            with contextlib.suppress(OSError):
-                self._sender.sendto(b"w", path)
+    def wake(self, jobs: int | None = None) -> None:
+        """Tell workers of this folder to look at the ledger, those that rest. Never blocks or
+        raises.
+
+        `jobs`: for how many there may be work; None: for all. One more than that are woken, by
+        chance, as one may be frozen; and all that are picky, who may be the only ones to take it.
+        """
+        resting, picky = self._wake_paths()
+        if jobs is None or jobs + 1 >= len(resting):
+            enough, order = len(resting), resting
+        else:
+            enough, order = jobs + 1, random.sample(resting, len(resting))
+        for path in order:
+            enough -= self._ring(path)
+            if not enough:
+                break
+        for path in picky:
+            self._ring(path)
+
+    def _ring(self, path: str) -> bool:
+        if self._sender is None:
+            self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._sender.setblocking(False)
+        try:
+            self._sender.sendto(b"w", path)
+        except OSError:  # it has just begun to work, is dead, or hears nobody
+            return False
+        return True
 
     def close(self) -> None:
         """Close what `wake` has opened. The object opens it again when it is used."""
@@ -99,20 +126,32 @@ class Fleet:
             self._sender.close()
             self._sender = None
 
-    def _wake_paths(self) -> list[str]:
+    def _wake_paths(self) -> tuple[list[str], list[str]]:
+        """The bells of those that rest, and of those that are picky."""
         try:
             changed = os.stat(self.folder).st_mtime_ns
         except OSError:
-            return []
+            return [], []
         if changed != self._seen[0]:
             with contextlib.suppress(OSError):
-                names = [name for name in os.listdir(self.folder) if name.endswith(".wake")]
-                paths = [path for name in names if (path := self._socket_path(name))]
+                names = os.listdir(self.folder)
+                found = tuple(
+                    [
+                        path
+                        for name in names
+                        if name.endswith(end) and (path := self._socket_path(name))
+                    ]
+                    for end in (_RESTING, _PICKY)
+                )
                 # Clocks of file systems tick in milliseconds: what came in the same tick is not
                 # seen by its time, so a list that is made so soon is not kept.
                 settled = time.time_ns() - changed > 20_000_000
-                self._seen = (changed if settled else -1, paths)
+                self._seen = (changed if settled else -1, (found[0], found[1]))
         return self._seen[1]
+
+    def turn(self) -> Turn:
+        """What a worker takes part in by turns that keeps a core busy."""
+        return Turn(self.folder / "turns")
 
     # -- life and death
 
@@ -198,11 +237,97 @@ class Fleet:
     def forget(self, worker: int) -> None:
         """Remove what a dead or ended worker left in the folder."""
         for path in (
-            self.folder / f"{worker}.wake",
+            *(self.folder / f"{worker}{end}" for end in (_RESTING, _BUSY, _PICKY)),
             self.board_path(worker),
             self.lock_path(worker),
         ):
             path.unlink(missing_ok=True)
+
+
+class Bell:
+    """The socket by which a worker is woken. Its name tells producers whether that is of use."""
+
+    def __init__(self, receiver: socket.socket, path: str) -> None:
+        self.receiver = receiver
+        self._path = path
+        self.picky = path.endswith(_PICKY)
+        """Whether it is always rung."""
+        self._busy = path.removesuffix(_RESTING) + _BUSY
+        self.resting = True
+        """Whether producers ring it."""
+
+    def rest(self) -> bool:
+        """Have it rung from now on. True: it was not until now, so look once more for work."""
+        return self._set_resting(True)
+
+    def work(self) -> bool:
+        """Have it rung no more, its worker has all that it can do; whether it was until now."""
+        return self._set_resting(False)
+
+    def _set_resting(self, resting: bool) -> bool:
+        if self.picky or resting is self.resting:
+            return False
+        self.resting = resting
+        with contextlib.suppress(OSError):  # the folder was cleaned up: nobody finds it any more
+            os.rename(*((self._busy, self._path) if resting else (self._path, self._busy)))
+        return True
+
+    def drain(self) -> None:
+        """Forget how often it has been rung."""
+        with contextlib.suppress(BlockingIOError):
+            while self.receiver.recv(4096):
+                pass
+
+    def close(self) -> None:
+        """Close it."""
+        self.receiver.close()
+
+
+class Turn:
+    """One of the places of those workers of a host that keep a core busy: two for each core.
+
+    More of them would be in each other's way, on the host and at the server.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._places = 2 * (os.cpu_count() or 1)
+        self._place: int | None = None
+        self._until = 0.0
+
+    def take(self, now: float) -> bool:
+        """Have a place, if one is free; where all are taken, only for a while.
+
+        `now`: monotonic s.
+        """
+        if now < self._until:
+            return self._place is not None
+        found = self._find_place()
+        self.leave()
+        self._place = found
+        self._until = now + (_AWAY if found is None else _TURN)
+        return found is not None
+
+    def _find_place(self) -> int | None:
+        """Another than its own."""
+        first = random.randrange(self._places)
+        for place in (*range(first, self._places), *range(first)):
+            if place != self._place:
+                with contextlib.suppress(OSError):
+                    fcntl.lockf(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+                    return place
+        return None
+
+    def leave(self) -> None:
+        """Let others have the place."""
+        if self._place is not None:
+            fcntl.lockf(self._handle, fcntl.LOCK_UN, 1, self._place)
+            self._place = None
+            self._until = 0.0
+
+    def close(self) -> None:
+        """Leave for good."""
+        os.close(self._handle)
 
 
 class WorkerLock:

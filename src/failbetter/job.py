@@ -325,7 +325,7 @@ class Job:
         refused = self._database.transact(lambda tx: ledger.acts.retry(tx, self._number, tx.now()))
         if refused is not None:
             raise Refused(f"job {self.id} cannot be retried: {refused}")
-        self._database.wake()
+        self._database.wake(1)
         return self.refresh()
 
     aretry = twin(retry)

@@ -8,17 +8,19 @@ import os
 import select
 import subprocess
 import sys
+import textwrap
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import psutil
 import pytest
-from tests.unit.processes import other
+from tests.unit.processes import Other, other
 
-from failbetter.fleet import Fleet, kill_session, pid_space
+from failbetter.fleet import Bell, Fleet, kill_session, pid_space
 
 HOLDER = """
     import sys
@@ -158,7 +160,7 @@ def test_a_lock_file_that_cannot_be_seen_proves_nothing(
 def test_forgetting_removes_all_there_was(fleet: Fleet) -> None:
     fleet.hold(7).close()
     fleet.board_path(7).write_bytes(b"")
-    receiver = fleet.open_wake_socket(7)
+    receiver = fleet.open_bell(7)
     assert receiver is not None
     receiver.close()
     fleet.hold(8).close()
@@ -170,39 +172,122 @@ def test_forgetting_removes_all_there_was(fleet: Fleet) -> None:
 # -- waking
 
 
-def woken(receiver: object, within: float = 5.0) -> bool:
-    return bool(select.select([receiver], [], [], within)[0])
+def rung(bell: Bell, within: float = 5.0) -> bool:
+    if not select.select([bell.receiver], [], [], within)[0]:
+        return False
+    bell.drain()
+    return True
 
 
-def test_a_producer_wakes_every_worker(fleet: Fleet) -> None:
-    receivers = [fleet.open_wake_socket(number) for number in (1, 2)]
+@pytest.fixture
+def bells(fleet: Fleet) -> Iterator[Callable[..., list[Bell]]]:
+    """Makes bells of so many workers."""
+    made: list[Bell] = []
+
+    def make(*numbers: int, picky: bool = False) -> list[Bell]:
+        found = [bell for number in numbers if (bell := fleet.open_bell(number, picky=picky))]
+        made.extend(found)
+        return found
+
+    yield make
+    for bell in made:
+        bell.close()
+
+
+def test_a_producer_wakes_every_worker(fleet: Fleet, bells: Callable[..., list[Bell]]) -> None:
+    opened = [*bells(1, 2), *bells(3, picky=True)]
     with closing(Fleet(fleet.folder)) as producer:
         producer.wake()
-    for receiver in receivers:
-        assert receiver is not None
-        assert woken(receiver)
-        receiver.close()
+    assert all(rung(bell) for bell in opened)
 
 
-def test_a_worker_that_comes_later_is_woken_too(fleet: Fleet) -> None:
+def test_for_a_single_job_only_two_are_woken(
+    fleet: Fleet, bells: Callable[..., list[Bell]]
+) -> None:
+    opened = bells(*range(10))
+    times = Counter[int]()
+    for _ in range(100):
+        fleet.wake(1)
+        heard = [at for at, bell in enumerate(opened) if rung(bell, 0)]
+        assert len(heard) == 2
+        times.update(heard)
+    assert len(times) == 10
+    fleet.wake(4)
+    assert sum(rung(bell, 0) for bell in opened) == 5
+    fleet.wake(100)
+    assert all(rung(bell, 0) for bell in opened)
+
+
+def test_who_does_not_take_every_job_is_always_woken(
+    fleet: Fleet, bells: Callable[..., list[Bell]]
+) -> None:
+    others = bells(*range(5))
+    picky = bells(*range(10, 15), picky=True)
+    fleet.wake(1)
+    assert all(rung(bell, 0) for bell in picky)
+    assert sum(rung(bell, 0) for bell in others) == 2
+    assert not picky[0].work()
+    fleet.wake(1)
+    assert rung(picky[0], 0)
+
+
+def test_who_has_all_it_can_do_is_not_woken(fleet: Fleet, bells: Callable[..., list[Bell]]) -> None:
+    busy, other = bells(1, 2)
+    assert busy.work()
+    assert not busy.work()
+    fleet.wake()
+    assert not rung(busy, 0)
+    assert rung(other, 0)
+    assert busy.rest()
+    assert not busy.rest()
+    fleet.wake()
+    assert rung(busy, 0)
+    assert rung(other, 0)
+    busy.work()
+    fleet.forget(1)
+    assert {path.name for path in fleet.folder.iterdir()} == {"id", "2.wake"}
+    assert busy.rest()  # although its folder was cleaned up
+
+
+def test_in_place_of_the_dead_and_the_deaf_others_are_woken(
+    fleet: Fleet, bells: Callable[..., list[Bell]]
+) -> None:
+    dead = bells(*range(8))
+    for bell in dead[:4]:
+        bell.close()
+    for _ in range(1_000):  # far more than a socket holds
+        for number in range(4, 8):
+            fleet._ring(str(fleet.folder / f"{number}.wake"))
+    last = bells(8)[0]
+    fleet.wake(1)
+    assert rung(last, 0)
+
+
+def test_a_worker_that_comes_later_is_woken_too(
+    fleet: Fleet, bells: Callable[..., list[Bell]]
+) -> None:
     """However soon after the last look: the folder's time alone may not tell them apart."""
     with closing(Fleet(fleet.folder)) as producer:
         for number in range(50):
             producer.wake()
-            receiver = fleet.open_wake_socket(number)
-            assert receiver is not None
-            with closing(receiver):
-                producer.wake()
-                assert woken(receiver, 0.5), f"worker {number} was not woken"
+            (bell,) = bells(number)
+            producer.wake()
+            assert rung(bell, 0.5), f"worker {number} was not woken"
+            bell.work()
+            bell.rest()
+            producer.wake()
+            assert rung(bell, 0.5), f"worker {number} was not woken again"
+            bell.close()
 
 
-def test_waking_never_blocks_and_never_raises(fleet: Fleet) -> None:
-    receiver = fleet.open_wake_socket(1)
-    assert receiver is not None
+def test_waking_never_blocks_and_never_raises(
+    fleet: Fleet, bells: Callable[..., list[Bell]]
+) -> None:
+    (bell,) = bells(1)
     started = time.monotonic()
     for _ in range(2_000):  # far more than a socket holds
         fleet.wake()
-    receiver.close()
+    bell.close()
     fleet.wake()  # the socket's file is there, nobody listens
     fleet.folder.rename(fleet.folder.with_name("gone"))
     fleet.wake()
@@ -211,8 +296,49 @@ def test_waking_never_blocks_and_never_raises(fleet: Fleet) -> None:
 
 def test_a_folder_too_deep_for_a_socket(tmp_path: Path) -> None:
     deep = Fleet(tmp_path / ("x" * 100))
-    assert deep.open_wake_socket(1) is None
+    assert deep.open_bell(1) is None
     deep.wake()
+
+
+# -- taking turns
+
+TAKER = """
+    import sys
+    from pathlib import Path
+    from failbetter.fleet import Fleet
+    turn = Fleet(Path(sys.argv[1])).turn()
+    for line in sys.stdin:
+        word, now = line.split()
+        print(turn.take(float(now)) if word == "take" else turn.leave())
+"""
+
+
+def test_so_many_at_a_time_have_a_place(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    program = "import os; os.cpu_count = lambda: 1\n" + textwrap.dedent(TAKER)
+    with (
+        other(program, fleet.folder) as one,
+        other(program, fleet.folder) as two,
+        closing(fleet.turn()) as ours,
+    ):
+
+        def take(who: Other, now: float) -> str:
+            who.tell(f"take {now}")
+            return who.hear()
+
+        assert [take(one, 0.0), take(two, 0.0)] == ["True", "True"]
+        assert not ours.take(0.0)
+        two.tell("leave 0")
+        assert two.hear() == "None"
+        assert not ours.take(0.05), "it tries again too soon"
+        assert ours.take(0.2)
+        assert ours.take(1.1)
+        assert take(one, 0.9) == "True"
+        assert take(one, 1.1) == "False", "it has had its place for a second"
+        assert take(two, 0.0) == "True"
+        assert take(one, 1.3) == "False"
+        two.kill()
+        assert take(one, 1.5) == "True"
 
 
 # -- what remains of a dead worker

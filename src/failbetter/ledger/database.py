@@ -218,13 +218,14 @@ class Database:
 
     # -- news
 
-    def wake(self, *, elsewhere: bool | None = None) -> None:
+    def wake(self, jobs: int | None = None, *, elsewhere: bool | None = None) -> None:
         """Tell workers that there may be work: those of this host, and idle ones elsewhere.
 
-        `elsewhere`: whether any of those waits; None: to be found out. Whoever is not told looks
-        for itself within a second, so that nothing is raised here.
+        `jobs`: how many there may be; None: any number. `elsewhere`: whether any of those waits;
+        None: to be found out. Whoever is not told looks for itself within a second, so that nothing
+        is raised here.
         """
-        self.fleet.wake()
+        self.fleet.wake(jobs)
         if not self.kind.tells_elsewhere or elsewhere is False:
             return
         with contextlib.suppress(LedgerError), self._own_writer() as writer:

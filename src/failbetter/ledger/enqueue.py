@@ -173,11 +173,11 @@ def _insert_once(
     alone = len(new) == 1 and new[0].unique_key is None and new[0].mirror_key is None
     if alone and database.kind.tells_elsewhere:
         (answer,) = database.alone(INSERT_AND_ASK, *rows[0], database.fleet.id)
-        database.wake(elsewhere=bool(answer[0]))
+        database.wake(1, elsewhere=bool(answer[0]))
         return [(first, True)]
     with database.write() as tx:
         inserted = insert_rows(tx, rows)
-    database.wake()
+    database.wake(len(new))
     return inserted
 
 

@@ -23,6 +23,8 @@ _STUCK = 0.1
 # A child that holds this many, all of them done within `_SHORT` µs, keeps the supervisor busy.
 _MANY = 200
 _SHORT = 15_000.0
+# Bodies of fewer µs keep a core busy, most of which goes into what is around them.
+_BUSY = 200.0
 # Bodies of fewer µs are bound by the supervisor: one child does as many as it can settle.
 _TINY = 30.0
 
@@ -95,9 +97,16 @@ class Hall:
             if free <= 0 and len(child.handed) > _MANY and _is_enough(child):
                 return
 
+    def bodies_are_short(self) -> bool:
+        """Whether the worker is as fast as the processor is, and waits for nothing else."""
+        return self._bodies_take_less(_BUSY)
+
     def _bodies_are_tiny(self) -> bool:
+        return self._bodies_take_less(_TINY)
+
+    def _bodies_take_less(self, micros: float) -> bool:
         paces = [child.pace for child in self._nursery.children if child.pace is not None]
-        return bool(paces) and max(paces) < _TINY
+        return bool(paces) and max(paces) < micros
 
     def _hand_out_suspects(self) -> None:
         """Each alone in a child: in an empty one, else one is kept free of others until it is."""

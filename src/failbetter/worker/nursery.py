@@ -60,6 +60,11 @@ class Nursery:
         self.children.append(child)
         return child
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is a child for every place."""
+        return not self._vacant
+
     def respawn(self, now: float) -> list[Child]:
         """Fill the places whose pause is over; the new children. `now` in monotonic s."""
         started = []

@@ -23,7 +23,7 @@ import msgspec
 from failbetter import board, ids, logs
 from failbetter.errors import FailbetterError, LedgerError, SchemaMismatch
 from failbetter.faultpoints import passing
-from failbetter.fleet import describe_process
+from failbetter.fleet import Bell, describe_process
 from failbetter.ledger import claims, registry
 from failbetter.ledger.database import Database
 from failbetter.recovery.sweeper import Sweeper
@@ -47,7 +47,7 @@ from failbetter.worker.wire import (
 )
 
 if TYPE_CHECKING:
-    from failbetter.fleet import WorkerLock
+    from failbetter.fleet import Turn, WorkerLock
     from failbetter.ledger.claims import Claimed
     from failbetter.worker.process import Child
     from failbetter.worker.settings import Settings
@@ -60,6 +60,8 @@ EX_CONFIG = 78
 # Idle, the supervisor looks this often whether another connection has written: the way in which
 # it hears of what no wake-up told, such as a job enqueued in a caller's own transaction.
 _POLL = 0.1
+# The same where a server tells of what others write.
+_LONG_POLL = 0.5
 # Busy, it looks after its children this often.
 _WATCH = 0.02
 _SWEEP = 1.0
@@ -99,7 +101,8 @@ class Supervisor:
         self._desk: Desk
         self._sweeper: Sweeper
         self._lock: WorkerLock
-        self._wake: socket.socket | None = None
+        self._turn: Turn
+        self._bell: Bell | None = None
         self._hello: Hello | None = None
         self._delivery: Delivery | None = None
 
@@ -256,10 +259,11 @@ class Supervisor:
         )
         with self._database.write() as tx:
             registry.register(tx, worker)
-        self._wake = fleet.open_wake_socket(number)
-        if self._wake is not None:
+        self._turn = fleet.turn()
+        self._bell = fleet.open_bell(number, picky=bool(settings.queues))
+        if self._bell is not None:
             self._forget_closed_connection()
-            self._selector.register(self._wake, selectors.EVENT_READ, None)
+            self._selector.register(self._bell.receiver, selectors.EVENT_READ, self._bell)
         self._desk = Desk(self._database, worker, self._held)
         self._sweeper = Sweeper(self._database, own=number)
         self._enlisted = True
@@ -285,7 +289,9 @@ class Supervisor:
             code = self._finished()
             if code is not None:
                 return code
-            if room > 0 and self._note_idleness(now):
+            if room <= 0:
+                self._be_busy()
+            elif self._rest(now):
                 continue
             self._wait(now)
 
@@ -298,7 +304,14 @@ class Supervisor:
         """How many jobs to claim now."""
         if self._stop_at is not None:
             return 0
-        return min(self._hall.room(), self._database.kind.most_claimed)
+        room = min(self._hall.room(), self._database.kind.most_claimed)
+        if not self._database.kind.tells_elsewhere:
+            return room
+        if not self._hall.bodies_are_short():
+            self._turn.leave()
+        elif room > 0 and not self._turn.take(time.monotonic()):
+            return 0
+        return room
 
     def _hear(self) -> None:
         for child in list(self._nursery.children):
@@ -488,6 +501,8 @@ class Supervisor:
             # There may be more than were asked for.
             self._look = len(claimed) >= room
             self._hall.hand_out()
+            if self._look:
+                self._be_busy()
 
     def _not_held(self, claimed: list[Claimed]) -> list[Claimed]:
         """Without what is held already: its claim was lost in a crash, so that it is the same
@@ -510,11 +525,24 @@ class Supervisor:
 
     # -- waiting
 
-    def _note_idleness(self, now: float) -> bool:
-        """Before it waits with room for more: have producers elsewhere tell of new work.
+    def _rest(self, now: float) -> bool:
+        """Before it waits with room for more: have producers tell of new work.
 
         True: what came before they knew of that must still be looked for.
         """
+        self._turn.leave()
+        rung = self._bell is not None and self._bell.rest()
+        self._look = self._look or rung
+        return self._note_idleness(now) or rung
+
+    def _be_busy(self) -> None:
+        """It has all that it can do: others are to be woken instead, and so they are at once, as
+        there may be work for them."""
+        if self._bell is not None and self._bell.work():
+            self._database.fleet.wake(1)
+
+    def _note_idleness(self, now: float) -> bool:
+        """Have producers elsewhere tell of new work. True: they did not until now."""
         if self._desk.idle or not self._database.kind.tells_elsewhere:
             return False
         if not self._desk.may_write(now):
@@ -530,19 +558,31 @@ class Supervisor:
     def _wait(self, now: float) -> None:
         self._listen_for_news()
         busy = len(self._hall) > 0 or any(child.handed for child in self._nursery.children)
-        timeout = _WATCH if busy or self._stop_at is not None else _POLL
+        timeout = _WATCH if busy or self._stop_at is not None else self._idle_for(now)
         if self._desk.due is not None:
             timeout = min(timeout, max((self._desk.due - self._database.now()) / 1e6, 0.0))
         for key, _ in self._selector.select(timeout):
             source = key.fileobj
-            if source is self._wake:
-                self._drain(source)
-                self._look = True
+            if isinstance(key.data, Bell):
+                self._heed_bell(key.data)
             elif source is self._signal_ends[0]:
                 self._drain(source)
             elif isinstance(source, int) and key.data is not None:
                 self._next_watch = 0.0  # a child has died
         self._look = self._look or self._something_new(now)
+
+    def _idle_for(self, now: float) -> float:
+        """How long to wait for something to happen, when there is nothing to watch."""
+        if self._look or self._bell is None or not self._database.kind.tells_elsewhere:
+            return _POLL
+        duty = min(self._next_sweep, self._next_renewal) - now
+        return max(min(duty, _LONG_POLL), 0.0) if self._nursery.is_full else _POLL
+
+    def _heed_bell(self, bell: Bell) -> None:
+        bell.drain()
+        self._look = True
+        if not (bell.resting or bell.picky):
+            self._database.fleet.wake(1)  # it was rung just when this worker began to work
 
     def _listen_for_news(self) -> None:
         """Watch the connection on which the ledger tells of new work; it may be another by now."""
@@ -728,10 +768,11 @@ class Supervisor:
         if not self._enlisted:
             return
         self._enlisted = False
-        if self._wake is not None:
-            self._selector.unregister(self._wake)
-            self._wake.close()
-            self._wake = None
+        if self._bell is not None:
+            self._selector.unregister(self._bell.receiver)
+            self._bell.close()
+            self._bell = None
+        self._turn.close()
         self._database.fleet.forget(self._desk.worker.id)
         self._lock.close()
 
