@@ -12,6 +12,7 @@ from failbetter.health import figures
 from failbetter.health.figures import Figures, look
 from failbetter.ledger.database import Database
 from failbetter.ledger.registry import COUNT_HELD_TO
+from failbetter.recovery.deciding import moment
 
 
 def see(ledger: Ledger) -> Figures:

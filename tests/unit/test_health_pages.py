@@ -16,6 +16,7 @@ from failbetter.health.figures import Figures
 from failbetter.health.findings import Health, health, judge
 from failbetter.health.looker import Seen
 from failbetter.ledger.outbox import Waiting
+from failbetter.recovery.deciding import moment
 from failbetter.recovery.report import RecoveryCounts, RecoveryStatus
 
 
