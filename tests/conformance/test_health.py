@@ -6,7 +6,6 @@ import pytest
 from sqlalchemy import text
 from tests.conformance.kit import SECOND, Ledger, new_job, wall
 
-from failbetter.cli.selection import moment
 from failbetter.errors import LedgerUnavailable
 from failbetter.health import figures
 from failbetter.health.figures import Figures, look

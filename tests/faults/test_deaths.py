@@ -214,8 +214,8 @@ def test_on_lost_fail_runs_nothing_twice(site: Site, task: str) -> None:
 
 @pytest.mark.parametrize("victim", ["child", "worker"])
 def test_death_in_the_middle_of_an_effect(site: Site, victim: str) -> None:
-    """A10, promise 9: nobody guesses. It ends `failed(uncertain)` at once, and a person's retry,
-    which settles nothing, comes to the same end without a second charge."""
+    """A10, promise 9: nobody guesses. It ends `failed(uncertain)` at once, and is not run again
+    before a person has said whether the effect happened."""
     worker = site.worker()
     job = site.enqueue("pay_slowly", 1, 30.0)
     pid = site.log.wait_for("start", job).pid
@@ -228,10 +228,11 @@ def test_death_in_the_middle_of_an_effect(site: Site, victim: str) -> None:
     site.wait_over([job])
     assert (job.state, job.reason, len(job.attempts)) == ("failed", "uncertain", 1)
     assert [effect.done_at for effect in job.effects] == [None]
-    job.retry()
+    with pytest.raises(failbetter.Refused, match="in doubt"):
+        job.retry()
+    job.confirm(happened=True, result=7).retry()
     site.wait_over([job])
-    assert (job.state, job.reason, len(job.attempts)) == ("failed", "uncertain", 2)
-    assert job.error_type == "failbetter.EffectUncertain"
+    assert (job.state, job.result(), len(job.attempts)) == ("succeeded", 7, 2)
     assert not site.log.entries("effect charge")
     worker.kill()
     site.check(retried=[job])
