@@ -310,7 +310,8 @@ class Turn:
 
     def _find_place(self) -> int | None:
         """Another than its own."""
-        first: int = random.randrange(self._places)
+        first = random.randrange(self._places)
+        place: int
         for place in (*range(first, self._places), *range(first)):
             if place != self._place:
                 with contextlib.suppress(OSError):

@@ -304,6 +304,12 @@ def woken(site: Site) -> None:
         assert notified() == 0
         gate.touch()
         site.wait_over([*held, *waiting])
+        wait_until(lambda: idle(site), "the worker to be idle once more")
+        (long,), gate = site.hold(1)  # its window has grown, and it finds nothing else to do
+        site.log.wait_for("start", long)
+        wait_until(lambda: not idle(site), "the worker to be busy with a long body")
+        gate.touch()
+        site.wait_over([long])
         worker.kill()
         site.check()
 

@@ -51,13 +51,13 @@ class Claimed(msgspec.Struct, gc=False):
     policy_text: str
     mirror_key: str | None
 
-    @property
-    def must_last(self) -> bool:
+    def must_last(self, *, outlived: bool) -> bool:
         """Whether the claim must be on disk before the body begins.
 
-        Else a server's crash may undo it, and the body runs a second time, or beside another one.
+        Else a power cut may undo it, and the body runs a second time; or a server's crash, which
+        the worker outlives, and then it may run beside another one of its exclusive key.
         """
-        return self.exclusive_key is not None or self.policy.on_lost == "fail"
+        return self.policy.on_lost == "fail" or (outlived and self.exclusive_key is not None)
 
     @property
     def policy(self) -> Policy:

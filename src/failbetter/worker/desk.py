@@ -194,8 +194,6 @@ class Desk:
             return []
         self._connection = connection
         passing("after_commit")
-        if self.idle and room > 0 and len(claimed) >= room:
-            self.idle = False
         for reply, send in replies:
             send(reply)
         self._after(judged, refused)
@@ -221,7 +219,8 @@ class Desk:
 
         False: that could not be done. Then they go back with what else was never heard of.
         """
-        if not self._database.kind.outlived or not any(job.must_last for job in claimed):
+        outlived = self._database.kind.outlived
+        if not any(job.must_last(outlived=outlived) for job in claimed):
             return True
         try:
             with self._database.write(timeout=_TURN) as tx:
@@ -247,11 +246,7 @@ class Desk:
         now = tx.now()
         if found is None:
             found, self.due = claims.look(tx, self._queues, now)
-        claimed = claims.claim_in(tx, self.worker.id, found, room, now)
-        if self.idle and len(claimed) >= room:
-            # More waits than can be taken: nobody need tell of any for a while.
-            registry.set_idle(tx, self.worker.id, False)
-        return claimed
+        return claims.claim_in(tx, self.worker.id, found, room, now)
 
     def _after(self, judged: list[Settlement], refused: list[Settlement]) -> None:
         if self._failures:
@@ -330,11 +325,11 @@ class Desk:
         with self._database.write(durable=False, timeout=_TURN) as tx:
             self.lost = not registry.renew(tx, self.worker.id, tx.now(), stopping, swept_at)
 
-    def note_idle(self) -> None:
-        """Have producers elsewhere tell of new work from now on."""
+    def note_idle(self, idle: bool) -> None:
+        """Have producers elsewhere tell of new work from now on, or no more."""
         with self._database.write(durable=False, timeout=_TURN) as tx:
-            registry.set_idle(tx, self.worker.id, True)
-        self.idle = True
+            registry.set_idle(tx, self.worker.id, idle)
+        self.idle = idle
 
     def describe(self, code: str, tasks: list[str]) -> None:
         """Note in the worker's row what a new child has loaded."""

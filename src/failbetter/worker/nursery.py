@@ -128,14 +128,14 @@ class Nursery:
             child.close_handouts()
 
     def behind_long_bodies(self, child: Child, now: float) -> list[Claimed]:
-        """Take back what waits in a child behind a body that runs long."""
-        if len(child.handed) <= len(child.begun) or len(child.begun) < child.slots:
+        """Take back what waits in a child behind a body that runs long; no more is meant for it."""
+        if not child.begun or len(child.begun) < child.slots:
             return []
         oldest = min(child.begun.values(), default=None)
         if oldest is None or now - oldest / 1e9 < _LONG_BODY:
             return []
         child.window = float(child.slots)
-        return child.take_back()
+        return child.take_back() if len(child.handed) > len(child.begun) else []
 
     @staticmethod
     def adapt(child: Child, spent: int, bodies: int) -> None:

@@ -66,6 +66,8 @@ _LONG_POLL = 0.5
 _WATCH = 0.02
 _SWEEP = 1.0
 _CANCELLATIONS = 0.2
+# Seconds without room for more, after which a worker says that it is not idle.
+_BUSY = 0.5
 # After a renewal that failed, the next try.
 _TRY_RENEWAL = 1.0
 # After the last child, so long is tried to write what it left.
@@ -96,6 +98,7 @@ class Supervisor:
         self._next_renewal = 0.0
         self._next_memory = 0.0
         self._next_cancellations = 0.0
+        self._rested = 0.0
         self._listened: tuple[int, int] | None = None
         self._database: Database
         self._desk: Desk
@@ -443,6 +446,9 @@ class Supervisor:
                 self._next_cancellations = now + _CANCELLATIONS
                 if any(child.marked for child in self._nursery.children):
                     self._heed_cancellations()
+            if self._desk.idle and now > self._rested + _BUSY:
+                # It has all that it can do: nobody elsewhere need tell of more.
+                self._desk.note_idle(False)
             if now >= self._next_renewal:
                 self._next_renewal = now + _TRY_RENEWAL
                 if not self._enlisted:
@@ -530,6 +536,7 @@ class Supervisor:
 
         True: what came before they knew of that must still be looked for.
         """
+        self._rested = now
         self._turn.leave()
         rung = self._bell is not None and self._bell.rest()
         self._look = self._look or rung
@@ -548,7 +555,7 @@ class Supervisor:
         if not self._desk.may_write(now):
             return False
         try:
-            self._desk.note_idle()
+            self._desk.note_idle(True)
         except LedgerError as error:
             self._desk.put_off(error, now)
             return False

@@ -137,8 +137,7 @@ _UNGUARD = (
 )
 _HELLO = (
     "SELECT current_schema(), current_setting('synchronous_commit'),"
-    " current_setting('server_version_num')::int, pg_is_in_recovery(),"
-    " (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+    " current_setting('server_version_num')::int, pg_is_in_recovery()"
     # Every statement here is short, whatever the planner fears: compiling one takes far longer.
     " FROM set_config('jit', 'off', false)"
 )
@@ -163,8 +162,9 @@ class PostgresWriter(Writer):
         connection.adapters.register_dumper(_Untyped, _UntypedText)
         row = connection.execute(_HELLO).fetchone()
         assert row is not None
-        schema, sync, version, standby, now = row
-        kind.found(schema, version, standby, now)
+        schema, sync, version, standby = row
+        kind.found(schema, version, standby)
+        self._set_clock()
         self._sync = str(sync)
         wanted = self._wanted(True)
         if wanted is not None:
@@ -295,9 +295,13 @@ class PostgresWriter(Writer):
 
     def _set_clock(self) -> None:
         self._connection.patience = _SILENCE
-        row = self._connection.execute(_CLOCK).fetchone()
-        assert row is not None
-        self._kind.clock.set(row[0])
+
+        def ask() -> int:
+            row = self._connection.execute(_CLOCK).fetchone()
+            assert row is not None
+            return int(row[0])
+
+        self._kind.clock.compare(ask)
 
     def abandon(self) -> None:
         """Nothing: what is kept open in a forked process disturbs its parent in no way."""

@@ -121,7 +121,7 @@ class Postgres(Kind):
             raise
         return writer
 
-    def found(self, schema: str | None, version: int, standby: bool, now: int) -> None:
+    def found(self, schema: str | None, version: int, standby: bool) -> None:
         """What a new connection has found of the server. Raises what makes it of no use."""
         if version < OLDEST:
             raise ConfigurationError(
@@ -134,7 +134,6 @@ class Postgres(Kind):
             )
         if self._texts is None:
             self._texts = Texts(self, self._dialect, self.schema or schema)
-        self.clock.set(now)
 
     def now(self) -> int:
         return self.clock.now()
