@@ -15,6 +15,8 @@ import pytest
 from tests.faults import promises
 from tests.faults.harness import Site, wait_until
 
+import failbetter
+
 if TYPE_CHECKING:
     from failbetter import Job
 

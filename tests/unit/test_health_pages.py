@@ -10,7 +10,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.conformance.kit import NOW, SECOND, new_worker
 
-from failbetter.cli.selection import moment
 from failbetter.health import Finding, metrics, pages
 from failbetter.health.figures import Figures
 from failbetter.health.findings import Health, health, judge
