@@ -480,7 +480,7 @@ def _options(
     )
     return Options(
         policy=policy,
-        queue=check_queue(queue),
+        queue=check_queue(queue, task),
         priority=check_priority(priority),
         retry_on=_errors(task, "retry_on", retry_on),
         fail_on=_errors(task, "fail_on", fail_on),

@@ -10,6 +10,9 @@ KEY_LENGTH = 190
 MAX_RESULT = 1_000_000
 """Longest result of a body or an effect that is kept, in bytes of JSON."""
 
+DRILL = "failbetter.drill."
+"""How the queues and the tasks of a drill begin. Workers that name no queue leave them alone."""
+
 
 def bounded_key(key: str) -> str:
     """A key that fits its column: a long one keeps its beginning and a hash of the whole."""

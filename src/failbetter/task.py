@@ -11,7 +11,7 @@ import msgspec
 from failbetter import ledger
 from failbetter.durations import Duration, micros, moment, seconds
 from failbetter.lifecycle.policy import Policy
-from failbetter.limits import bounded_key
+from failbetter.limits import DRILL, bounded_key
 from failbetter.payload import Arguments
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Call(Generic[P, R]):
         self._task = task
         self._run_after = run_after
         self._connection = connection
-        self._queue = options.queue if queue is None else check_queue(queue)
+        self._queue = options.queue if queue is None else check_queue(queue, task.name)
         self._priority = options.priority if priority is None else check_priority(priority)
         self._expires_after = (
             options.expires_after if expires_after is None else seconds(expires_after)
@@ -243,10 +243,15 @@ class Call(Generic[P, R]):
         return [app._job_made(number, created) for number, created in inserted]
 
 
-def check_queue(name: object) -> str:
-    """A queue's name. Raises ValueError for one that cannot be."""
+def check_queue(name: object, task: str) -> str:
+    """The name of a queue for that task. Raises ValueError for one that cannot be."""
     if not isinstance(name, str) or not 0 < len(name) <= 100 or name != name.strip():
         raise ValueError(f"a queue's name is a text of 1 to 100 characters, not {name!r}")
+    if name.startswith(DRILL) and not task.startswith(DRILL):
+        raise ValueError(
+            f"queues that begin with {DRILL!r} are those of `failbetter drill`, which no other"
+            f" worker serves and which it clears; give {name!r} another name"
+        )
     return name
 
 

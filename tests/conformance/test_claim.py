@@ -12,6 +12,7 @@ from tests.unit.processes import other
 
 from failbetter.ledger import claims
 from failbetter.lifecycle.states import Cause
+from failbetter.limits import DRILL
 
 LATER = NOW + 10 * SECOND
 
@@ -309,3 +310,22 @@ def test_giving_back_many(worked: Ledger, size: int) -> None:
     claimed = worked.claim(limit=1000)
     assert worked.give_back(*claimed) == size
     assert len(worked.claim(limit=1000)) == size
+
+
+def test_a_worker_without_queues_leaves_a_drill_alone(worked: Ledger) -> None:
+    drill = f"{DRILL}x"
+    worked.add(queue=drill)
+    assert worked.claim() == []
+    assert worked.claim(queues=["default"]) == []
+    (claimed,) = worked.claim(queues=[drill])
+    assert claimed.queue == drill
+
+
+def test_a_drain_without_queues_does_not_wait_for_a_drill(worked: Ledger) -> None:
+    drill = f"{DRILL}x"
+    worked.add(queue=drill)
+    for _ in range(2):  # while it waits, and when it is claimed
+        with worked.database.look() as tx:
+            assert not claims.any_live(tx, [])
+            assert claims.any_live(tx, [drill])
+        worked.claim(queues=[drill])

@@ -15,6 +15,7 @@ from failbetter.ledger.schema import jobs, workers
 from failbetter.lifecycle.decide import Facts
 from failbetter.lifecycle.policy import Policy, from_json
 from failbetter.lifecycle.states import State
+from failbetter.limits import DRILL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -255,16 +256,20 @@ _PASSED_OVER = 100_000
 
 
 def lanes(tx: Tx, queues: Sequence[str]) -> list[Lane]:
-    """The lanes in which jobs wait, best first. `queues` empty: all of them.
+    """The lanes in which jobs wait, best first. `queues` empty: all but those of drills.
 
     With queues given, they go before one another in that order; within, by priority, then by the
     age of the lane's first job. A few index looks for each lane, however many jobs there are.
     """
     all_lanes = _lanes_at_once(tx) if tx.kind.walks_indexes else _lanes_one_by_one(tx)
-    found = [lane for lane in all_lanes if not queues or lane.queue in queues]
+    found = [lane for lane in all_lanes if _meant(lane.queue, queues)]
     order = {queue: place for place, queue in enumerate(queues)}
     found.sort(key=lambda lane: (order.get(lane.queue, 0), lane.rank, lane.run_at))
     return found
+
+
+def _meant(queue: str, queues: Sequence[str]) -> bool:
+    return queue in queues if queues else not queue.startswith(DRILL)
 
 
 def _lanes_one_by_one(tx: Tx) -> list[Lane]:
@@ -286,10 +291,10 @@ def _lanes_at_once(tx: Tx) -> list[Lane]:
 
 
 def any_live(tx: Tx, queues: Sequence[str]) -> bool:
-    """Whether any job of these queues (none given: of all) waits or is claimed."""
+    """Whether any job of these queues (none given: of all but drills') waits or is claimed."""
     if lanes(tx, queues):
         return True
-    return any(not queues or row[0] in queues for row in tx.rows(CLAIMED_QUEUES))
+    return any(_meant(row[0], queues) for row in tx.rows(CLAIMED_QUEUES))
 
 
 def look(tx: Tx, queues: Sequence[str], now: int) -> tuple[list[Lane], int | None]:
