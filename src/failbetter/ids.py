@@ -53,6 +53,11 @@ def _forget_after_fork() -> None:
 os.register_at_fork(after_in_child=_forget_after_fork)
 
 
+def made_at(number: int) -> float:
+    """When an id was made, by its producer's clock (epoch s)."""
+    return ((number >> _LOW_BITS) + _EPOCH_MS) / 1000
+
+
 def to_text(number: int) -> str:
     """An id as its 13 characters; they sort as the numbers do."""
     digits = []

@@ -50,7 +50,7 @@ ROWS: tuple[frozenset[str], ...] = (
     FRONT,
     frozenset({"__init__"}),
     frozenset({"worker", "engines"}),  # what runs an App's bodies knows it; the App knows no runner
-    frozenset({"cli", "demo", "integrations", "testing", "web"}),
+    frozenset({"cli", "demo", "drill", "integrations", "testing", "web"}),
     frozenset({"__main__"}),
 )
 GROUPS = (LEAVES, FRONT)
@@ -59,6 +59,7 @@ GROUPS = (LEAVES, FRONT)
 SIDE_ARROWS: dict[tuple[str, str], str] = {
     ("cli", "worker"): "`failbetter worker` starts it",
     ("cli", "demo"): "`failbetter demo` starts it",
+    ("cli", "drill"): "`failbetter drill` starts it, and writes what it shows",
 }
 
 # Outermost rooms that see of failbetter what a user sees: `import failbetter`, SIDE_ARROWS.

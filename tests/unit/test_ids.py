@@ -87,6 +87,12 @@ def test_threads_share_a_source() -> None:
     assert len(set(taken)) == 8_000
 
 
+def test_an_id_tells_when_it_was_made() -> None:
+    before = time.time()
+    made = ids.made_at(ids.IdSource().take())
+    assert before - 0.001 <= made <= time.time()
+
+
 def test_a_forked_process_draws_its_own() -> None:
     """Even in the same millisecond: it must not count on from its parent's last id."""
     mine = ids.take()

@@ -12,6 +12,7 @@ import typer.main
 import failbetter
 from failbetter.cli import (
     care,
+    drill,
     enqueue,
     failed,
     jobs,
@@ -63,6 +64,7 @@ command(program, "recover")(recover.recover)
 command(program, "maintain")(maintain.maintain)
 command(program, "migrate")(care.migrate)
 command(program, "health")(care.health)
+command(program, "drill")(drill.drill)
 command(program, "demo")(starting.demo)
 
 
