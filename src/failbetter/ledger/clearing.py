@@ -19,8 +19,6 @@ from failbetter.ledger.schema import attempts, effects, items, jobs, notes, outb
 from failbetter.limits import DRILL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from failbetter.ledger.kinds import Tx
 
 _NOTE = "drill "
@@ -103,11 +101,7 @@ def clear(tx: Tx, drill: Drill, limit: int) -> int:
     Returns how many there were. A live job is never deleted.
     """
     numbers = [row[0] for row in tx.rows(ENDED, drill.number, drill.queue, limit)]
-    if numbers:
-        _delete(tx, numbers)
+    for number in numbers:
+        for statement in _DELETE:
+            tx.run(statement, number)
     return len(numbers)
-
-
-def _delete(tx: Tx, numbers: Sequence[int]) -> None:
-    for statement in _DELETE:
-        tx.many(statement, [(number,) for number in numbers])
