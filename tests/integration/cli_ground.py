@@ -51,6 +51,10 @@ def when(at: datetime.datetime, *rest: int, **named: str) -> None:
     pass
 
 @app.task
+def list_of(numbers: list[int]) -> None:
+    failbetter.current_job().each(numbers, lambda n: 1 // n, errors="collect")
+
+@app.task
 def talk() -> None:
     log = failbetter.current_job().log
     log.info("in passing")

@@ -269,6 +269,19 @@ def test_a_doubt_is_settled_by_a_person(ground: Ground) -> None:
     assert ran.complaint == f"nothing of job {charge} can be confirmed: not failed but succeeded"
 
 
+def test_progress_and_failed_items_are_told(ground: Ground) -> None:
+    """B8: partial results are said so."""
+    number = ground.shop("enqueue", "list_of", "[0, 1, 2]").out.split()[0]
+    assert ground.shop("worker", "--drain", "--processes", "1").code == 0
+    story = ground.shop("jobs", "show", number).out
+    assert "failed (partial)" in story
+    assert "progress    2 of 3 done, 1 failed" in story
+    assert "failed      0: ZeroDivisionError: integer division or modulo by zero" in story
+    document = ground.shop("jobs", "show", number, "--json").document
+    assert (document["progress"]["done"], document["progress"]["total"]) == (2, 3)
+    assert [item["key"] for item in document["failed_items"]] == ["0"]
+
+
 def test_jobs_cancel_and_retry(ground: Ground) -> None:
     waiting = ground.shop("enqueue", "good", "1").out.strip()
     boom = ground.ids("--task", "boom")[0]

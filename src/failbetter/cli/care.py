@@ -59,7 +59,12 @@ def _counted(name: str, number: Any) -> str:
     if isinstance(number, int):
         return f"{number:,} {name.replace('_', ' ')}"
     if number is not None and name in _MOMENTS:
-        return f"{name} {texts.ago(datetime.fromisoformat(number), texts.now())}"
+        moment, now = datetime.fromisoformat(number), texts.now()
+        return (
+            f"{name} now"
+            if name == "next" and moment <= now
+            else f"{name} {texts.ago(moment, now)}"
+        )
     return f"{name} {number or '-'}"
 
 

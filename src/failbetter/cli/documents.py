@@ -36,8 +36,32 @@ def whole_job(shown: failbetter.Job) -> dict[str, Any]:
         **job(shown),
         "result": shown.result(timeout=0) if shown.state == "succeeded" else None,
         "note": shown.note,
+        "progress": _progress(shown.progress),
+        "failed_items": [_item(each) for each in shown.failed_items()],
         "attempts": [attempt(each) for each in shown.attempts],
         "effects": [effect(each) for each in shown.effects],
+    }
+
+
+def _progress(found: failbetter.Progress | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "done": found.done,
+        "failed": found.failed,
+        "total": found.total,
+        "vanished": found.vanished,
+        "at": stamp(found.at),
+    }
+
+
+def _item(failed: failbetter.FailedItem) -> dict[str, Any]:
+    return {
+        "list": failed.list,
+        "key": failed.key,
+        "at": stamp(failed.at),
+        "error_type": failed.error_type,
+        "error_message": _masked(failed.error_message),
     }
 
 

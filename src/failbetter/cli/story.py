@@ -12,6 +12,7 @@ from failbetter.cli import output, texts
 
 _TRACEBACK_LINES = 10
 _TEXT_WIDTH = 300
+_ITEMS = 5
 # Frames of a stack that tell a user nothing: our own, and how Python begins a thread.
 _MACHINERY = re.compile(r"/failbetter/worker/|/threading\.py\"|<frozen runpy>")
 
@@ -63,6 +64,7 @@ def _facts(job: failbetter.Job, now: datetime, *, full: bool) -> None:
     facts = [("state", in_words(job.state, job.reason))]
     if job.error_type is not None and job.state != "succeeded":
         facts.append(("last error", _error(job.error_type, job.error_message, full=full)))
+    facts += _progress(job, full=full)
     for name, value in job.args.items():
         shown = value if value == "***" else texts.value(value)
         facts.append(("arguments", f"{name} = {_bounded(shown, full=full)}"))
@@ -83,6 +85,32 @@ def _facts(job: failbetter.Job, now: datetime, *, full: bool) -> None:
         style = output.STYLES[job.state] if name == "state" else None
         output.line(f"  {'' if name == before else name:<10}  {texts.one_line(text)}", style)
         before = name
+
+
+def _progress(job: failbetter.Job, *, full: bool) -> list[tuple[str, str]]:
+    """How far it has come, and which of its items failed."""
+    found = job.progress
+    if found is None:
+        return []
+    of = "" if found.total is None else f" of {found.total:,}"
+    told = f"{found.done:,}{of} done"
+    if found.failed:
+        told += f", {found.failed:,} failed"
+    if found.vanished:
+        told += f", {found.vanished:,} no longer there"
+    facts = [("progress", told)]
+    if found.failed:
+        limit = 1_000 if full else _ITEMS
+        facts += [
+            (
+                "failed",
+                f"{item.key}: {_error(item.error_type or '', item.error_message, full=full)}",
+            )
+            for item in job.failed_items(limit)
+        ]
+        if found.failed > limit:
+            facts.append(("failed", f"… {found.failed - limit:,} more{'' if full else ': --full'}"))
+    return facts
 
 
 # -- what happened to it
