@@ -11,13 +11,13 @@ import msgspec
 
 from failbetter import ledger, recovery
 from failbetter.errors import LedgerUnavailable
-from failbetter.ledger.registry import Worker
 from failbetter.lifecycle.states import State
 
 if TYPE_CHECKING:
     from failbetter.ledger.database import Database
     from failbetter.ledger.kinds import Tx
     from failbetter.ledger.outbox import Waiting
+    from failbetter.ledger.registry import Worker
     from failbetter.recovery.report import RecoveryStatus
 
 COUNTED = [State.PENDING, State.RUNNING, State.FAILED]
