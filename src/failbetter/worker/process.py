@@ -90,6 +90,8 @@ class Child:
         self._lines = Lines(FromChild)
         self._ring: Ring | None = None
         self._broken = False
+        self._silent = False
+        """Whether nothing more is to be heard of it. One that takes no word may have left some."""
         self._broken_at: float | None = None
         self._unsaid = bytearray()
         self._killed = False
@@ -225,7 +227,7 @@ class Child:
     def hear(self) -> list[Any]:
         """What the child has said since."""
         messages: list[Any] = []
-        while not self._broken:
+        while not self._silent:
             try:
                 data = self.stream.recv(1 << 18)
             except BlockingIOError:
@@ -233,12 +235,12 @@ class Child:
             except OSError:
                 data = b""
             if not data:
-                self._broken = True
+                self._broken = self._silent = True
                 return messages
             messages += self._lines.feed(data)
             if self._lines.spoilt:
                 _logger.error("child %d said what is no message (did a body?)", self.pid)
-                self._broken = True
+                self._broken = self._silent = True
                 return messages
             if len(data) < 1 << 18:
                 break
