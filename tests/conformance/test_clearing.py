@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from tests.conformance.kit import NOW, Ledger, attempt_of
+import shutil
 
-from failbetter import ids
+import pytest
+from tests.conformance.kit import NOW, Ledger, attempt_of, wall
+
+from failbetter import App, ids
+from failbetter.drill.place import Place, clear_dead
 from failbetter.ledger import clearing, effects, outbox, progress
 from failbetter.ledger.clearing import Drill
 from failbetter.ledger.schema import metadata
@@ -89,3 +93,63 @@ def test_a_drill_is_known_until_it_is_forgotten(worked: Ledger) -> None:
         assert sorted(clearing.announced(tx), key=lambda drill: drill.number) == [one, two]
         clearing.forget(tx, one)
         assert clearing.announced(tx) == [two]
+
+
+# -- what dead drills left, as the next one finds it
+
+HOUR = 3600
+
+
+def number_of(seconds_ago: float) -> int:
+    """The number of a drill that began so long ago."""
+    ago = round(seconds_ago * 1000)
+    return ids.take() - (ago << 22)
+
+
+def test_what_a_drill_of_another_host_left_is_taken_away_after_an_hour(
+    ledger: Ledger, app: App
+) -> None:
+    old, young = Drill(number_of(HOUR + 60), "elsewhere"), Drill(number_of(HOUR - 60), "elsewhere")
+    for drill in (old, young):
+        ledger.add(queue=drill.queue)
+        with ledger.database.write() as tx:
+            clearing.announce(tx, drill)
+    assert clear_dead(app) == [old]
+    with ledger.database.look() as tx:
+        assert clearing.announced(tx) == [young]
+        assert (clearing.left(tx, old), clearing.left(tx, young)) == (0, 1)
+
+
+def test_a_drill_of_this_host_is_dead_once_nobody_holds_its_place(app: App) -> None:
+    place = Place(app)
+    assert clear_dead(app) == []
+    assert place.folder.is_dir()
+    place.close()
+    assert clear_dead(app) == [place.drill]
+    assert not place.folder.exists()
+    with app.database.look() as tx:
+        assert clearing.announced(tx) == []
+
+
+def test_a_drill_whose_folder_is_gone_is_dead(app: App) -> None:
+    place = Place(app)
+    shutil.rmtree(place.folder)
+    place.close()
+    assert clear_dead(app) == [place.drill]
+    assert clear_dead(app) == []
+
+
+def test_what_a_living_worker_holds_is_not_taken_from_it(
+    ledger: Ledger, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("failbetter.drill.place.PATIENCE", 0.0)
+    place = Place(app)
+    queue = place.drill.queue
+    ledger.register(1, queues=f'["{queue}"]', renewed_at=wall())
+    number = ledger.add(queue=queue)
+    ledger.claim(queues=[queue])
+    assert place.clear() == 1
+    assert ledger.row(number).claimed == 1
+    with app.database.look() as tx:
+        assert clearing.announced(tx) == [place.drill]
+    place.close()

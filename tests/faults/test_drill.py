@@ -16,6 +16,8 @@ import pytest
 from tests.faults.conftest import on_sqlite
 from tests.faults.harness import Site, open_site, wait_until
 
+import failbetter
+from failbetter.drill.tasks import drill_app
 from failbetter.ledger.schema import metadata
 
 FAILBETTER = (sys.executable, "-m", "failbetter")
@@ -115,10 +117,21 @@ def test_it_passes_beside_a_worker_of_all_queues_and_leaves_nothing(site: Site) 
     nothing_runs(site, *mine)
     assert (jobs[0].refresh().state, jobs[0].attempt) == ("running", 1)
     assert {child.pid for child in worker.children()} == mine - {worker.pid}
-    assert not worker.said(r"failbetter\.drill\.(list|pages|effects|sleep)\].*(begin|done|start)")
     gate.touch()
     site.wait_over(jobs)
     assert jobs[0].state == "succeeded"
+
+
+def test_a_worker_of_all_queues_leaves_the_jobs_of_drills_alone(quiet: Site) -> None:
+    app = drill_app(failbetter.App(quiet.url))
+    theirs = app.tasks["failbetter.drill.sleep"].using(queue="failbetter.drill.x", priority=9)
+    left = theirs.enqueue()
+    jobs, gate = quiet.hold(1)
+    gate.touch()
+    quiet.drain()  # with none of its queues named; and it does not wait for what it leaves alone
+    assert jobs[0].refresh().state == "succeeded"
+    assert (left.refresh().state, left.row.fence) == ("pending", 0)
+    app.close()
 
 
 def test_it_fails_where_an_effect_happens_twice(quiet: Site) -> None:
@@ -151,9 +164,9 @@ def test_what_a_killed_drill_left_is_taken_away_by_the_next(quiet: Site) -> None
     left = rows(quiet)
     assert (left["failbetter_jobs"], left["drills"], len(folders(quiet))) == (20, 1, 1)
 
-    found = report(drill(quiet, "--json", "--jobs", "8"), 0)
-    assert found["ok"]
-    assert found["checks"][0]["name"] == "jobs accepted"
+    code, out, _ = ended(drill(quiet, "--timeout", "0"))
+    assert code == 1  # it had no time for a course of its own
+    assert out.startswith("ok   what an earlier drill left is taken away: queue failbetter.drill.")
     assert rows(quiet) == before
     assert folders(quiet) == []
 
