@@ -165,18 +165,8 @@ class Fleet:
         Only meaningful for a worker of this folder. A file that is not there proves nothing: the
         worker's lease decides then.
         """
-        try:
-            handle = os.open(self.lock_path(worker), os.O_RDONLY)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        else:
-            return True
-        finally:
-            os.close(handle)
+        with let_go_of(self.lock_path(worker)) as handle:
+            return handle is not None
 
     def baton(self, name: str) -> Baton:
         """The lock file of that name, for what one process of this host does at a time."""
@@ -184,19 +174,8 @@ class Fleet:
 
     def let_go(self, name: str, number: int) -> bool:
         """Whether `number` had the baton of that name here, and has it no more."""
-        path = self.folder / f"{name}.lock"
-        try:
-            handle = os.open(path, os.O_RDONLY)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        else:
-            return number in _numbers(handle)
-        finally:
-            os.close(handle)
+        with let_go_of(self.folder / f"{name}.lock") as handle:
+            return handle is not None and number in _numbers(handle)
 
     def kill_remains(self, worker: int) -> int:
         """Kill what still runs in the sessions of a dead worker's children; how many there were."""
@@ -242,6 +221,26 @@ class Fleet:
             self.lock_path(worker),
         ):
             path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def let_go_of(path: Path) -> Iterator[int | None]:
+    """The open lock file if nobody holds it any more; None if somebody does, or it is not there."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        yield None
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            free = False
+        else:
+            free = True
+        yield handle if free else None
+    finally:
+        os.close(handle)
 
 
 class Bell:

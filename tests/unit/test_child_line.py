@@ -33,12 +33,20 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Child, socket.socket
 def test_the_last_words_of_a_child_that_takes_no_answer_any_more(
     ends: tuple[Child, socket.socket],
 ) -> None:
-    """As when it posted its progress, told its end and was gone: its end is no crash."""
+    """As when it asked for something, told its end and was gone: its end is no crash."""
     child, theirs = ends
     theirs.sendall(encode(HELLO) + b"\n")
     theirs.close()
-    child.answer(Reply(0, "done", None))  # fails: nobody is there
+    child.answer(Reply(1, "done", None))  # fails: nobody is there
     assert child.hear() == [HELLO]
     assert child.hear() == []
     assert not child.is_cut_off(1.0)
     assert child.is_cut_off(2.0)
+
+
+def test_nobody_waits_for_an_answer_to_what_was_posted(ends: tuple[Child, socket.socket]) -> None:
+    child, theirs = ends
+    theirs.settimeout(5.0)
+    child.answer(Reply(0, "done", None))
+    child.answer(Reply(1, "done", None))
+    assert theirs.recv(1000) == encode(Reply(1, "done", None)) + b"\n"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from failbetter import ids
 from failbetter.app import App
+from failbetter.fleet import let_go_of
 from failbetter.ledger import clearing, registry
 from failbetter.ledger.clearing import Drill
 
@@ -68,18 +69,11 @@ def _is_dead(app: App, drill: Drill) -> bool:
     if drill.fleet != fleet.id:
         began = ids.made_at(drill.number)
         return time.time() - began > _OLD
-    try:
-        handle = os.open(_folder(fleet.folder, drill) / _LOCK, os.O_RDONLY)
-    except FileNotFoundError:
+    lock = _folder(fleet.folder, drill) / _LOCK
+    if not lock.exists():
         return True  # its folder is made before it is announced
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(handle)
+    with let_go_of(lock) as handle:
+        return handle is not None
 
 
 def clear(app: App, drill: Drill) -> int:

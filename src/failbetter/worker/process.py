@@ -255,8 +255,9 @@ class Child:
         return now - self._broken_at > 0.2
 
     def answer(self, reply: Reply) -> None:
-        """Answer a request of the child's."""
-        self._say(reply)
+        """Answer a request of the child's; not one that it only posted (see `Channel.post`)."""
+        if reply.request:
+            self._say(reply)
 
     def asks(self, number: int, *, is_progress: bool) -> Callable[[Reply], None]:
         """A body asks for something; the way to answer it."""
