@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from failbetter.limits import KEY_LENGTH
 
-REVISION = "0002"
+REVISION = "0003"
 """The migration this version of the code works with."""
 
 OLDEST_CODE = "0001"
@@ -73,6 +73,10 @@ jobs = Table(
     Column("unique_key", String(KEY_LENGTH)),
     Column("exclusive_key", String(KEY_LENGTH)),
     Column("subject", String(KEY_LENGTH)),
+    # With the subject: a job whose version is below that of the last success is out of date.
+    Column("version", BigInteger),
+    # The hold that keeps it waiting; then `rank` is NULL, so that no claim comes across it.
+    Column("held", BigInteger),
     Column("tags", Text),
     Column("result", Text),
     Column("note", Text),
@@ -125,6 +129,7 @@ Index(
     **_where("mirror_key IS NOT NULL"),
 )
 Index("failbetter_jobs_by_state", jobs.c.state, jobs.c.ended_at)
+Index("failbetter_jobs_held", jobs.c.held, jobs.c.id, **_where("held IS NOT NULL"))
 
 attempts = Table(
     "failbetter_attempts",
@@ -244,6 +249,82 @@ outbox = Table(
     Column("error", Text),
 )
 Index("failbetter_outbox_due", outbox.c.next_at)
+
+holds = Table(
+    "failbetter_holds",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    # What is held: "queue", "task" or "group" (a fingerprint), or "breaker"; and its name.
+    Column("kind", String(12), nullable=False),
+    Column("name", String(KEY_LENGTH), nullable=False),
+    # 1 while it holds; NULL once it lets go of what it held: then its jobs are made to wait for
+    # nothing, some at a time, and after the last the row is taken away.
+    Column("active", SmallInteger),
+    Column("reason", Text),
+    Column("actor", String(KEY_LENGTH)),
+    Column("since", BigInteger, nullable=False),
+    # Jobs a second that are let go of (thousandths); NULL: all at once.
+    Column("rate", BigInteger),
+    Column("let_go", BigInteger, nullable=False),
+    Column("let_go_since", BigInteger),
+)
+Index("failbetter_holds_of", holds.c.kind, holds.c.name, holds.c.active, unique=True)
+
+groups = Table(
+    "failbetter_groups",
+    metadata,
+    # What a person has said of a cause. What has failed of it later than that opens it again.
+    Column("fingerprint", String(40), primary_key=True),
+    Column("state", String(12), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", String(KEY_LENGTH)),
+    Column("note", Text),
+)
+
+operations = Table(
+    "failbetter_operations",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    # NULL: only a preview so far.
+    Column("verb", String(12)),
+    Column("state", String(12), nullable=False),
+    # What was asked for, as JSON, for people to read.
+    Column("filters", Text, nullable=False),
+    Column("actor", String(KEY_LENGTH)),
+    Column("note", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("begun_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Column("total", BigInteger, nullable=False),
+    # Pace and canary, as JSON.
+    Column("options", Text),
+    # Counts changes: whoever drives it writes only over what they have read.
+    Column("version", Integer, nullable=False),
+    # How far it has come (JSON), and when it is to be looked at next.
+    Column("course", Text),
+    Column("next_at", BigInteger),
+)
+Index("failbetter_operations_due", operations.c.next_at, **_where("next_at IS NOT NULL"))
+
+selected = Table(
+    "failbetter_selected",
+    metadata,
+    # The frozen list of an operation: a job, and the failed attempt that was seen.
+    Column("operation_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("fence", Integer, nullable=False),
+    Column("fingerprint", String(40)),
+    Column("verdict", String(20), nullable=False),
+    Column("why", Text),
+    # Once acted on: the fence that the act gave the job; or, with `why`, that it was skipped.
+    Column("outcome", String(12)),
+    Column("moved_fence", Integer),
+    Column("moved_at", BigInteger),
+    # 1: among the first few. Others are moved after those were judged.
+    Column("canary", SmallInteger),
+    sqlite_with_rowid=False,
+)
+Index("failbetter_selected_by_job", selected.c.job_id, selected.c.operation_id)
 
 notes = Table(
     "failbetter_notes",

@@ -1,0 +1,90 @@
+"""Triage: groups, operations with their frozen lists, holds; versions of what jobs are about."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("failbetter_jobs", sa.Column("version", sa.BigInteger(), nullable=True))
+    op.add_column("failbetter_jobs", sa.Column("held", sa.BigInteger(), nullable=True))
+    _index_where("failbetter_jobs_held", "failbetter_jobs", ["held", "id"], "held IS NOT NULL")
+    op.create_table(
+        "failbetter_holds",
+        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("kind", sa.String(length=12), nullable=False),
+        sa.Column("name", sa.String(length=190), nullable=False),
+        sa.Column("active", sa.SmallInteger(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("actor", sa.String(length=190), nullable=True),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("rate", sa.BigInteger(), nullable=True),
+        sa.Column("let_go", sa.BigInteger(), nullable=False),
+        sa.Column("let_go_since", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index(
+        "failbetter_holds_of", "failbetter_holds", ["kind", "name", "active"], unique=True
+    )
+    op.create_table(
+        "failbetter_groups",
+        sa.Column("fingerprint", sa.String(length=40), nullable=False),
+        sa.Column("state", sa.String(length=12), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("actor", sa.String(length=190), nullable=True),
+        sa.Column("note", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("fingerprint"),
+    )
+    op.create_table(
+        "failbetter_operations",
+        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("verb", sa.String(length=12), nullable=True),
+        sa.Column("state", sa.String(length=12), nullable=False),
+        sa.Column("filters", sa.Text(), nullable=False),
+        sa.Column("actor", sa.String(length=190), nullable=True),
+        sa.Column("note", sa.Text(), nullable=True),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("begun_at", sa.BigInteger(), nullable=True),
+        sa.Column("ended_at", sa.BigInteger(), nullable=True),
+        sa.Column("total", sa.BigInteger(), nullable=False),
+        sa.Column("options", sa.Text(), nullable=True),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("course", sa.Text(), nullable=True),
+        sa.Column("next_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    _index_where(
+        "failbetter_operations_due", "failbetter_operations", ["next_at"], "next_at IS NOT NULL"
+    )
+    op.create_table(
+        "failbetter_selected",
+        sa.Column("operation_id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("job_id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("fence", sa.Integer(), nullable=False),
+        sa.Column("fingerprint", sa.String(length=40), nullable=True),
+        sa.Column("verdict", sa.String(length=20), nullable=False),
+        sa.Column("why", sa.Text(), nullable=True),
+        sa.Column("outcome", sa.String(length=12), nullable=True),
+        sa.Column("moved_fence", sa.Integer(), nullable=True),
+        sa.Column("moved_at", sa.BigInteger(), nullable=True),
+        sa.Column("canary", sa.SmallInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("operation_id", "job_id"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index(
+        "failbetter_selected_by_job",
+        "failbetter_selected",
+        ["job_id", "operation_id"],
+        unique=False,
+    )
+
+
+def _index_where(name: str, table: str, columns: list[str], condition: str) -> None:
+    where = sa.text(condition)
+    op.create_index(name, table, columns, unique=False, sqlite_where=where, postgresql_where=where)
