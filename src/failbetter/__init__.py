@@ -31,6 +31,7 @@ from failbetter.errors import (
     UnknownTask,
 )
 from failbetter.health import Finding, Health
+from failbetter.holds import Hold
 from failbetter.job import Attempt, Effect, FailedItem, Job, Progress
 from failbetter.lifecycle.backoff import Backoff, exponential, fixed, linear
 from failbetter.lifecycle.fingerprint import Failure, Frame, fingerprint
@@ -74,6 +75,7 @@ __all__ = [
     "Group",
     "Happened",
     "Health",
+    "Hold",
     "Interrupted",
     "Items",
     "Job",

@@ -10,10 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from failbetter import health, ids, ledger, recovery
+from failbetter import health, holds, ids, ledger, recovery
 from failbetter.durations import Duration, seconds
 from failbetter.errors import ConfigurationError, JobNotFound, UnknownTask
 from failbetter.health import Health
+from failbetter.holds import Hold
 from failbetter.job import Job
 from failbetter.lifecycle.backoff import Backoff, coerce
 from failbetter.lifecycle.policy import DEFAULT_BACKOFF, OnLost, OnPartial, Policy, Replay
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from failbetter.doubt import Happened
     from failbetter.ledger.database import Database
+    from failbetter.ledger.holds import Kind
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -295,6 +297,56 @@ class App:
         """The failed jobs, newest first: a query to narrow with `where`."""
         return Jobs(self.database, ledger.reads.Filters(states=(State.FAILED.value,)))
 
+    # -- holds
+
+    def pause(
+        self,
+        queue: str | None = None,
+        *,
+        task: str | None = None,
+        group: str | None = None,
+        reason: str | None = None,
+        actor: str | None = None,
+    ) -> Hold:
+        """Keep the jobs of a queue, of a task, or of a group (a fingerprint) waiting.
+
+        Exactly one is named. Within a second no worker begins any more of them; what runs goes on,
+        and nothing is spent. What is paused already stays so, with its reason. `reason` is shown
+        to whoever asks what a job waits for, `actor` says who did it.
+
+        Raises ValueError for what cannot be paused.
+        """
+        kind, name = _held(queue, task, group)
+        return holds.pause(self.database, kind, name, reason=reason, actor=actor)
+
+    apause = twin(pause)
+
+    def resume(
+        self,
+        queue: str | None = None,
+        *,
+        task: str | None = None,
+        group: str | None = None,
+        rate: float | None = None,
+    ) -> None:
+        """Let go of what was paused, all at once or, of a task or group, `rate` jobs a second.
+
+        What is let go of at a pace needs a worker or `failbetter maintain` to do so. Raises
+        Refused when nothing is paused there, ValueError for a name or rate that cannot be.
+        """
+        kind, name = _held(queue, task, group)
+        if rate is not None and kind == "queue":
+            raise ValueError("only a task or a group is let go of at a rate, not a queue")
+        holds.resume(self.database, kind, name, rate=rate)
+
+    aresume = twin(resume)
+
+    def holds(self) -> list[Hold]:
+        """What is kept waiting on purpose, the oldest first."""
+        return holds.every(self.database)
+
+    aholds = twin(holds)
+
     # -- care
 
     def health(self) -> Health:
@@ -382,6 +434,15 @@ class App:
         """Close the ledger's connections. They open again when they are needed."""
         if "database" in self.__dict__:
             self.database.close()
+
+
+def _held(queue: str | None, task: str | None, group: str | None) -> tuple[Kind, str]:
+    """The kind and name of what is to be held. Raises ValueError unless exactly one is given."""
+    named: list[tuple[Kind, str | None]] = [("queue", queue), ("task", task), ("group", group)]
+    given = [(kind, name) for kind, name in named if name is not None]
+    if len(given) != 1:
+        raise ValueError("name what is meant: a queue, a task or a group, and only one of them")
+    return given[0]
 
 
 def _task_name(task: object) -> str:

@@ -17,6 +17,7 @@ from failbetter.twins import twin
 
 if TYPE_CHECKING:
     from failbetter.ledger.database import Database
+    from failbetter.ledger.holds import HoldRow
     from failbetter.ledger.reads import AttemptRow, JobRow
 
 MASK = "***"
@@ -258,6 +259,10 @@ class Job:
             return None
         if row.claimed:
             return self._held_by(row, at)
+        with self._database.look() as tx:
+            hold = ledger.holds.on(tx, row)
+        if hold is not None:
+            return _end_of(hold)
         if row.run_at > at:
             return f"its time, {_at(row.run_at).isoformat(timespec='seconds')}"
         if row.exclusive_key is not None:
@@ -373,6 +378,15 @@ def _at(value: int) -> datetime:
     found = to_datetime(value)
     assert found is not None
     return found
+
+
+def _end_of(hold: HoldRow) -> str:
+    what = f"{hold.kind} {hold.name}"
+    if not hold.active:
+        return f"its turn: {what} is no longer paused, and its jobs are let go of one by one"
+    by = f" by {hold.actor}" if hold.actor else ""
+    why = f": {hold.reason}" if hold.reason else ""
+    return f"{what} to be resumed (paused{by}{why})"
 
 
 def _attempt(job: str, row: AttemptRow) -> Attempt:

@@ -35,11 +35,6 @@ def wall() -> int:
     return time.time_ns() // 1000
 
 
-def soon() -> int:
-    """A second on: what was enqueued just now is due by then, whatever clock said when that was."""
-    return wall() + SECOND
-
-
 def set_clocks(monkeypatch: pytest.MonkeyPatch, now: int) -> None:
     """For every ledger, it is that time for as long as the patch holds."""
     for kind in (SQLite, Postgres):

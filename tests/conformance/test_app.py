@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conformance.kit import SECOND, Ledger, soon, wall
+from tests.conformance.kit import SECOND, Ledger, wall
 
 import failbetter
 from failbetter import App, Job, JobFailed, JobNotFound, PayloadTooLarge, Refused
@@ -32,7 +32,7 @@ def run(ledger: Ledger) -> Callable[..., None]:
     """Has the one job that is due end as told."""
 
     def end(cause: Cause = Cause.RETURNED, **given: Any) -> None:
-        job = ledger.claim_one(now=soon())
+        job = ledger.claim_one(now=ledger.soon())
         now = ledger.database.now()
         ledger.begin(job, now=now)
         ledger.end(job, cause, now=now, **given)
@@ -179,7 +179,7 @@ def test_exclusive(app: App, ledger: Ledger) -> None:
     task = app.task(exclusive=lambda path, size=1, token="": path)(work)
     for path in ("a", "a", "b"):
         task.enqueue(path)
-    assert len(ledger.claim(now=soon())) == 2
+    assert len(ledger.claim(now=ledger.soon())) == 2
 
 
 def test_the_policy_is_that_of_the_time_of_enqueue(
@@ -264,10 +264,10 @@ def test_its_story(app: App, ledger: Ledger, run: Callable[..., None]) -> None:
 
 def test_effects(app: App, ledger: Ledger) -> None:
     job = app.task(work).enqueue("a")
-    claimed = ledger.claim_one(now=soon())
-    ledger.intend(claimed, "charge", now=soon())
-    ledger.intend(claimed, "mail", now=soon())
-    ledger.done(claimed, "charge", '{"id":1}', now=soon())
+    claimed = ledger.claim_one(now=ledger.soon())
+    ledger.intend(claimed, "charge", now=ledger.soon())
+    ledger.intend(claimed, "mail", now=ledger.soon())
+    ledger.done(claimed, "charge", '{"id":1}', now=ledger.soon())
     charge, mail = sorted(job.effects, key=lambda effect: effect.name)
     assert (charge.name, charge.result) == ("charge", {"id": 1})
     assert charge.done_at is not None
@@ -328,7 +328,7 @@ def test_what_a_pending_job_waits_for(app: App, ledger: Ledger) -> None:
     assert plain.waiting_for() == "a worker"
     assert "exclusive" in str(shared.waiting_for())
     assert later.waiting_for() == "its time, 2100-01-01T00:00:00+00:00"
-    first = ledger.claim(now=soon(), limit=1)[0]
+    first = ledger.claim(now=ledger.soon(), limit=1)[0]
     assert plain.refresh().waiting_for() == "claimed by worker-1"
     ledger.begin(first)
     assert plain.refresh().state == "running"

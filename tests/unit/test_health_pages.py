@@ -64,6 +64,7 @@ def figures(**given: Any) -> Figures:
         "oldest": NOW - 90 * SECOND,
         "mirrored": Waiting(0, None, None),
         "stranded": 0,
+        "holds": [],
         "recovery": recovery(NOW - SECOND),
         **given,
     }

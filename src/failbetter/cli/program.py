@@ -15,6 +15,7 @@ from failbetter.cli import (
     drill,
     enqueue,
     failed,
+    holds,
     jobs,
     maintain,
     mirror,
@@ -59,6 +60,9 @@ command(program, "worker")(starting.worker)
 program.add_typer(jobs.group, name="jobs")
 program.add_typer(failed.group, name="failed")
 command(program, "enqueue")(enqueue.enqueue)
+command(program, "pause")(holds.pause)
+command(program, "resume")(holds.resume)
+command(program, "holds")(holds.holds)
 program.add_typer(mirror.group, name="mirror")
 command(program, "recover")(recover.recover)
 command(program, "maintain")(maintain.maintain)

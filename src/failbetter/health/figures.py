@@ -15,6 +15,7 @@ from failbetter.lifecycle.states import State
 
 if TYPE_CHECKING:
     from failbetter.ledger.database import Database
+    from failbetter.ledger.holds import HoldRow
     from failbetter.ledger.kinds import Tx
     from failbetter.ledger.outbox import Waiting
     from failbetter.ledger.registry import Worker
@@ -43,6 +44,8 @@ class Figures(msgspec.Struct, frozen=True):
     mirrored: Waiting
     stranded: int
     """Jobs whose worker is gone: to be handed back by the next sweep."""
+    holds: list[HoldRow]
+    """What is kept waiting on purpose, or is being let go of."""
     recovery: RecoveryStatus
     """Recovery as the ledger has it: the last one, the last sweep, what sweeps have done."""
 
@@ -80,6 +83,7 @@ def look(database: Database) -> Figures:
             oldest=ledger.reads.oldest_due(tx, now),
             mirrored=ledger.outbox.waiting(tx, MOST + 1),
             stranded=_stranded(tx, [*gone, *ledger.registry.orphaned(tx)]),
+            holds=ledger.holds.every(tx),
             recovery=recovery.status.look(database),
         )
 

@@ -102,6 +102,8 @@ def judge(figures: Figures) -> list[Finding]:
         found.append(Finding("old_code", "warn", len(figures.outdated), text))
     if figures.mirrored.count:
         found.append(_mirror(figures))
+    if figures.holds:
+        found.append(_holds(figures))
     return found
 
 
@@ -181,6 +183,13 @@ def _stamp(moment: int | None) -> str | None:
         return None
     made = dt.datetime.fromtimestamp(moment / 1e6, dt.UTC)
     return made.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _holds(figures: Figures) -> Finding:
+    active = [hold for hold in figures.holds if hold.active]
+    names = _names([f"{hold.kind} {hold.name}" for hold in active or figures.holds])
+    text = f"paused: {names}" if active else f"being let go of: {names}"
+    return Finding("holds", "pass", len(active), text)
 
 
 def _mirror(figures: Figures) -> Finding:

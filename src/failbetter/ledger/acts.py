@@ -34,6 +34,7 @@ _this = jobs.c.id == b("id")
 _waits = (jobs.c.live == ONE, jobs.c.claimed.is_(None))
 _end = {
     "rank": null(),
+    "held": null(),
     "live": null(),
     "cancel": null(),
     "ended_at": b("now"),

@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import literal_column, null, select, true, tuple_, update
 
 from failbetter.faultpoints import passing
+from failbetter.ledger import holds
 from failbetter.ledger.acts import cancel_as_asked
 from failbetter.ledger.mirrors import follow
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
@@ -51,6 +52,8 @@ class Claimed(msgspec.Struct, gc=False):
     payload: str
     policy_text: str
     mirror_key: str | None
+    fingerprint: str | None
+    """Of the last failure, if it has failed before."""
 
     def must_last(self, *, outlived: bool) -> bool:
         """Whether the claim must be on disk before the body begins.
@@ -120,6 +123,7 @@ CLAIMED_COLUMNS = (
     jobs.c.payload,
     jobs.c.policy,
     jobs.c.mirror_key,
+    jobs.c.fingerprint,
 )
 _in_lane = (
     jobs.c.rank == b("rank"),
@@ -211,8 +215,8 @@ FREE_TO_RUN = Prepared(
 CLAIM_ONE = Prepared(
     update(jobs)
     .values(_take)
-    .where(jobs.c.id == b("id"), jobs.c.live == ONE, jobs.c.claimed.is_(None), _key_is_free)
-    .where(_registered)
+    .where(jobs.c.id == b("id"), jobs.c.live == ONE, jobs.c.claimed.is_(None))
+    .where(jobs.c.held.is_(None), _key_is_free, _registered)
     .returning(*CLAIMED_COLUMNS),
     "worker id worker",
 )
@@ -251,6 +255,8 @@ GIVE_BACK = Prepared(
 )
 
 _BELOW_ALL = -(1 << 31)
+# Batches of a lane that are looked through in one transaction for what is not held.
+_TURNS_IN_LANE = 4
 # Who is passed over for so long (µs) at the head of a lane is looked at again.
 _PASSED_OVER = 100_000
 
@@ -291,15 +297,20 @@ def _lanes_at_once(tx: Tx) -> list[Lane]:
 
 
 def any_live(tx: Tx, queues: Sequence[str]) -> bool:
-    """Whether any job of these queues (none given: of all but drills') waits or is claimed."""
-    if lanes(tx, queues):
+    """Whether any job of these queues (none given: of all but drills') waits or is claimed.
+
+    What is held on purpose is not waited for.
+    """
+    held = holds.standing(tx).queues
+    if any(lane.queue not in held for lane in lanes(tx, queues)):
         return True
     return any(_meant(row[0], queues) for row in tx.rows(CLAIMED_QUEUES))
 
 
 def look(tx: Tx, queues: Sequence[str], now: int) -> tuple[list[Lane], int | None]:
     """The lanes in which jobs are due, best first; and when the next falls due of those not yet."""
-    found = lanes(tx, queues)
+    held = holds.standing(tx).queues
+    found = [lane for lane in lanes(tx, queues) if lane.queue not in held]
     later = [lane.run_at for lane in found if lane.run_at > now]
     return [lane for lane in found if lane.run_at <= now], min(later, default=None)
 
@@ -312,20 +323,48 @@ def claim(
     Only a registered worker may claim: one that was declared lost meanwhile gets nothing.
     """
     found, due = look(tx, queues, now)
-    return claim_in(tx, worker, found, limit, now), due
+    claimed, _ = claim_in(tx, worker, found, limit, now)
+    return claimed, due
 
 
-def claim_in(tx: Tx, worker: int, found: Sequence[Lane], limit: int, now: int) -> list[Claimed]:
-    """Claim up to `limit` jobs of the lanes that `look` has found."""
+def claim_in(
+    tx: Tx, worker: int, found: Sequence[Lane], limit: int, now: int
+) -> tuple[list[Claimed], bool]:
+    """Claim up to `limit` jobs of the lanes that `look` has found, and park what is held of them.
+
+    Also whether there may be more: so there may when as many as asked for were claimed, or when
+    a lane was left because so much of it was held.
+    """
+    held = holds.standing(tx, to_claim=True)
     claimed: list[Claimed] = []
+    left_off = False
     for lane in found:
-        left = limit - len(claimed)
-        if left <= 0:
+        if len(claimed) >= limit:
             break
-        claimed += (_claim_carefully if lane.careful else _claim_lane)(tx, worker, lane, left, now)
+        if lane.queue not in held.queues:
+            more, is_through = _claim_free(tx, worker, lane, limit - len(claimed), now, held)
+            claimed += more
+            left_off = left_off or not is_through
     if claimed:
         passing("after_claim")
-    return claimed
+    return claimed, left_off or len(claimed) >= limit
+
+
+def _claim_free(
+    tx: Tx, worker: int, lane: Lane, limit: int, now: int, held: holds.Standing
+) -> tuple[list[Claimed], bool]:
+    """Of one lane, what is not held; and whether it was looked through."""
+    claim = _claim_carefully if lane.careful else _claim_lane
+    free: list[Claimed] = []
+    for _ in range(_TURNS_IN_LANE):
+        asked = limit - len(free)
+        claimed = claim(tx, worker, lane, asked, now)
+        let_through = holds.park(tx, claimed, held)
+        free += let_through
+        # What was parked has made room for others.
+        if len(let_through) == len(claimed) or len(claimed) < asked:
+            return free, True
+    return free, False
 
 
 def _claim_lane(tx: Tx, worker: int, lane: Lane, limit: int, now: int) -> list[Claimed]:

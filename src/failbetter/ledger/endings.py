@@ -106,6 +106,7 @@ SETTLE = Prepared(
         error_type=func.coalesce(b("error_type"), jobs.c.error_type),
         error_message=func.coalesce(b("error_message"), jobs.c.error_message),
         fingerprint=func.coalesce(b("fingerprint"), jobs.c.fingerprint),
+        held=null(),
         **_let_go,
     )
     .where(*_mine),

@@ -56,6 +56,7 @@ class JobRow(msgspec.Struct, frozen=True):
     error_message: str | None
     fingerprint: str | None
     mirror_key: str | None
+    held: int | None
 
     @property
     def keyed(self) -> bool:

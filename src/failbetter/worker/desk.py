@@ -16,7 +16,7 @@ import msgspec
 from failbetter import ids
 from failbetter.errors import LedgerError
 from failbetter.faultpoints import passing
-from failbetter.ledger import claims, registry
+from failbetter.ledger import claims, holds, registry
 from failbetter.ledger.endings import Error, Settlement, is_recorded, settle
 from failbetter.lifecycle.decide import Items, Outcome, decide
 from failbetter.lifecycle.states import Cause, State
@@ -25,7 +25,7 @@ from failbetter.worker.requests import answer
 from failbetter.worker.wire import Partial, Reply, Request, Returned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from failbetter.ledger.claims import Claimed
     from failbetter.ledger.database import Database
@@ -63,6 +63,8 @@ class Desk:
         self._not_before = 0.0
         self.due: int | None = None
         """When the next waiting job falls due (µs since the epoch), as of the last claim."""
+        self.more = False
+        """Whether there may be more to claim than the last claim took."""
         self.idle = False
         """Whether the ledger says that this worker waits for work."""
         self.lost = False
@@ -172,6 +174,7 @@ class Desk:
         for a while.
         """
         durable = bool(self.waiting or self._requests)
+        self.more = False
         try:
             found = None if self.must_write or self._failures else self._look()
             if found == []:
@@ -246,7 +249,8 @@ class Desk:
         now = tx.now()
         if found is None:
             found, self.due = claims.look(tx, self._queues, now)
-        return claims.claim_in(tx, self.worker.id, found, room, now)
+        claimed, self.more = claims.claim_in(tx, self.worker.id, found, room, now)
+        return claimed
 
     def _after(self, judged: list[Settlement], refused: list[Settlement]) -> None:
         if self._failures:
@@ -340,6 +344,12 @@ class Desk:
         """(id, fence) of held jobs that a person has cancelled."""
         with self._database.look() as tx:
             return registry.cancelled(tx, self.worker.id)
+
+    def kept_back(self, waiting: Iterable[Claimed]) -> set[int]:
+        """The ids of those that a person has held since they were claimed."""
+        with self._database.look() as tx:
+            held = holds.standing(tx)
+        return {job.id for job in waiting if held.keeps(job)} if held else set()
 
     def forgotten(self, known: set[tuple[int, int]]) -> list[tuple[int, int]]:
         """What the ledger believes this worker to hold and it does not: a lost reply to a claim."""

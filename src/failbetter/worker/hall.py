@@ -75,6 +75,13 @@ class Hall:
         self._queue.clear()
         return jobs
 
+    def remove(self, numbers: set[int]) -> list[Claimed]:
+        """Let go of the jobs with these ids."""
+        found = [job for job in self if job.id in numbers]
+        self._queue = deque(job for job in self._queue if job.id not in numbers)
+        self._suspects = deque(job for job in self._suspects if job.id not in numbers)
+        return found
+
     def clear(self) -> list[Claimed]:
         """Let go of all that waits."""
         jobs = list(self)

@@ -1,4 +1,4 @@
-"""Upkeep without running jobs: sweeps, and the delivery of mirrored rows.
+"""Upkeep without running jobs: sweeps, holds let go of, and the delivery of mirrored rows.
 
 For fleets whose jobs run elsewhere, and beside workers on other hosts. It has no worker's row, so
 that each sweep writes a mark of its own: a process that cannot write believes nobody's silence.
@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from failbetter import logs
+from failbetter import holds, logs
 from failbetter.app import App
 from failbetter.errors import FailbetterError, LedgerError, SchemaMismatch
 from failbetter.fleet import describe_process
@@ -82,6 +82,8 @@ class Maintainer:
         try:
             while self._sweeper.tick(time.monotonic()).more and not self._stop.is_set():
                 pass
+            while holds.tick(self._database) and not self._stop.is_set():
+                pass
         except (LedgerError, OSError) as error:
             _logger.error("the sweep could not be done: %s", error)
             return EX_UNAVAILABLE
@@ -98,6 +100,7 @@ class Maintainer:
         """Sweep once; how long to wait then (s)."""
         try:
             more = self._sweeper.tick(time.monotonic()).more
+            holds.tick(self._database)
         except (LedgerError, OSError) as error:
             self._failures += 1
             pause: float = min(_FIRST_PAUSE * 2.0 ** min(self._failures, 10), _LONGEST_PAUSE)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from failbetter import board, ids, logs
+from failbetter import board, holds, ids, logs
 from failbetter.errors import FailbetterError, LedgerError, SchemaMismatch
 from failbetter.faultpoints import passing
 from failbetter.fleet import Bell, describe_process
@@ -66,6 +66,7 @@ _LONG_POLL = 0.5
 _WATCH = 0.02
 _SWEEP = 1.0
 _CANCELLATIONS = 0.2
+_HOLDS = 1.0
 # Seconds without room for more, after which a worker says that it is not idle.
 _BUSY = 0.5
 # After a renewal that failed, the next try.
@@ -98,6 +99,7 @@ class Supervisor:
         self._next_renewal = 0.0
         self._next_memory = 0.0
         self._next_cancellations = 0.0
+        self._next_holds = 0.0
         self._rested = 0.0
         self._listened: tuple[int, int] | None = None
         self._database: Database
@@ -460,6 +462,9 @@ class Supervisor:
                     return
                 self._next_renewal = now + self._desk.worker.lease / 3e6
                 self._reconcile()
+            if now >= self._next_holds:
+                self._next_holds = now + _HOLDS
+                self._heed_holds()
         if now >= self._next_sweep:
             self._next_sweep = now + _SWEEP
             try:
@@ -483,6 +488,13 @@ class Supervisor:
             _logger.warning("handing back job %s, claimed but never heard of", ids.to_text(number))
             self._desk.give_back_fence(number, fence)
 
+    def _heed_holds(self) -> None:
+        """Give back what was held since it was claimed; let go of what is held no more."""
+        if len(self._hall):
+            self._give_back(self._hall.remove(self._desk.kept_back(self._hall)))
+        if holds.tick(self._database):
+            self._look = True
+
     def _heed_cancellations(self) -> None:
         for number, fence in self._desk.cancelled():
             for child in self._nursery.children:
@@ -502,10 +514,9 @@ class Supervisor:
         if not self._desk.may_write(now):
             self._look = True
             return
+        self._look = self._desk.more
         if claimed:
             self._keep(self._not_held(claimed))
-            # There may be more than were asked for.
-            self._look = len(claimed) >= room
             self._hall.hand_out()
             if self._look:
                 self._be_busy()

@@ -1,0 +1,124 @@
+"""Holds: work that a person keeps waiting on purpose, and letting go of it again."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from failbetter import ids, ledger
+from failbetter.durations import to_datetime
+from failbetter.errors import Refused
+from failbetter.limits import KEY_LENGTH
+
+if TYPE_CHECKING:
+    from failbetter.ledger.database import Database
+    from failbetter.ledger.holds import HoldRow, Kind
+
+# Jobs in one transaction, and (of a worker) in one round of its duties.
+_BATCH = 500
+_AT_ONCE = 10_000
+# Parked jobs are counted no further.
+MOST = 1_000_000
+_REASON = 2_000
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """A queue, task or group that is kept waiting.
+
+    `kind` "queue", "task" or "group"; `name` the queue's, the task's or the group's fingerprint.
+    `active` False: it has ended, and lets go of the jobs it kept at `rate` a second. `jobs`: how
+    many wait because of it that a worker has come across (of a queue, where none does: None).
+    """
+
+    kind: str
+    name: str
+    active: bool
+    reason: str | None
+    actor: str | None
+    since: datetime
+    rate: float | None
+    jobs: int | None
+
+
+def pause(
+    database: Database,
+    kind: Kind,
+    name: str,
+    *,
+    reason: str | None = None,
+    actor: str | None = None,
+) -> Hold:
+    """Keep what the name stands for waiting. See App.pause."""
+    _check_name(kind, name)
+    if actor is not None and not 0 < len(actor) <= KEY_LENGTH:
+        raise ValueError(f"an actor is a text of 1 to {KEY_LENGTH} characters, not {actor!r}")
+    if reason is not None and len(reason) > _REASON:
+        raise ValueError(f"a reason has up to {_REASON:,} characters, not {len(reason):,}")
+    number = ids.take()
+    row = database.transact(
+        lambda tx: ledger.holds.make(tx, number, kind, name, reason or None, actor)
+    )
+    return _hold(database, row)
+
+
+def resume(database: Database, kind: Kind, name: str, *, rate: float | None = None) -> None:
+    """Let go of what the name stands for. See App.resume."""
+    _check_name(kind, name)
+    if rate is not None and not 0.001 <= rate <= 1_000_000:
+        raise ValueError(f"a rate is a number of jobs a second from 0.001, not {rate!r}")
+    thousandths = None if rate is None else round(rate * 1000)
+    with database.look() as tx:
+        hold = ledger.holds.active(tx, kind, name)
+    if hold is None or not database.transact(lambda tx: ledger.holds.end(tx, hold, thousandths)):
+        raise Refused(f"{kind} {name!r} is not paused")
+    if rate is None:
+        _let_go(database, hold.id, MOST)
+    if kind == "queue":
+        database.wake()  # its jobs were never parked
+
+
+def every(database: Database) -> list[Hold]:
+    """All holds, oldest first."""
+    with database.look() as tx:
+        rows = ledger.holds.every(tx)
+    return [_hold(database, row) for row in rows]
+
+
+def tick(database: Database) -> bool:
+    """Let go of what ended holds have kept, as fast as each may; whether anything was.
+
+    What workers and `failbetter maintain` do each second: whoever resumed may have been killed.
+    """
+    with database.look() as tx:
+        ended = ledger.holds.letting_go(tx)
+    return sum(_let_go(database, hold.id, _AT_ONCE) for hold in ended) > 0
+
+
+def _let_go(database: Database, number: int, most: int) -> int:
+    count = 0
+    while count < most:
+        some = database.transact(lambda tx: ledger.holds.let_go_some(tx, number, _BATCH))
+        if not some:
+            break
+        count += some
+    if count:
+        database.wake()
+    return count
+
+
+def _check_name(kind: str, name: str) -> None:
+    if not 0 < len(str(name).strip()) <= KEY_LENGTH:
+        raise ValueError(f"a {kind} is named by 1 to {KEY_LENGTH} characters, not {name!r}")
+
+
+def _hold(database: Database, row: HoldRow) -> Hold:
+    jobs = None
+    if row.kind != "queue":
+        with database.look() as tx:
+            jobs = ledger.holds.count_parked(tx, row.id, MOST)
+    since = to_datetime(row.since)
+    assert since is not None
+    rate = None if row.rate is None else row.rate / 1000
+    return Hold(row.kind, row.name, bool(row.active), row.reason, row.actor, since, rate, jobs)
