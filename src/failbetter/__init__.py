@@ -4,6 +4,7 @@ Every job has one durable record, its ledger row, that tells the truth and reach
 """
 
 from failbetter.app import App
+from failbetter.breaker import Breaker
 from failbetter.doubt import Doubt, Happened
 from failbetter.durations import Duration
 from failbetter.errors import (
@@ -57,6 +58,7 @@ __all__ = [
     "Attempt",
     "AttemptLost",
     "Backoff",
+    "Breaker",
     "Call",
     "Cancelled",
     "ConfigurationError",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from failbetter import health, holds, ids, ledger, recovery
+from failbetter.breaker import Breaker
 from failbetter.durations import Duration, seconds
 from failbetter.errors import ConfigurationError, JobNotFound, UnknownTask
 from failbetter.health import Health
@@ -142,8 +143,8 @@ class App:
         verify: Callable[..., bool | Happened | None] | None = None,
         recover_within: Duration | None = None,
         stalled_after: Duration | None = None,
+        breaker: Breaker | None = None,
         version: Any = None,
-        breaker: Any = None,
         on_missing: Any = None,
     ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
@@ -165,7 +166,8 @@ class App:
         of `failed(partial)`. `verify`: called with a `Doubt` and the job's arguments before the
         job runs again: whether that effect has happened (`True`, `Happened(result)` or `False`;
         None: nobody knows). `recover_within`: work that was interrupted longer ago than this ends
-        `failed(lost)`. `stalled_after`: how long a running body may go without progress.
+        `failed(lost)`. `stalled_after`: how long a running body may go without progress. `breaker`:
+        a `Breaker`, which holds its jobs while what they need is down.
 
         Raises TypeError or ValueError for an option that cannot be, ConfigurationError for a
         name that is taken.
@@ -305,10 +307,11 @@ class App:
         *,
         task: str | None = None,
         group: str | None = None,
+        breaker: str | None = None,
         reason: str | None = None,
         actor: str | None = None,
     ) -> Hold:
-        """Keep the jobs of a queue, of a task, or of a group (a fingerprint) waiting.
+        """Keep the jobs of a queue, of a task, of a group (a fingerprint) or of a breaker waiting.
 
         Exactly one is named. Within a second no worker begins any more of them; what runs goes on,
         and nothing is spent. What is paused already stays so, with its reason. `reason` is shown
@@ -316,7 +319,7 @@ class App:
 
         Raises ValueError for what cannot be paused.
         """
-        kind, name = _held(queue, task, group)
+        kind, name = _held(queue, task, group, breaker)
         return holds.pause(self.database, kind, name, reason=reason, actor=actor)
 
     apause = twin(pause)
@@ -327,16 +330,18 @@ class App:
         *,
         task: str | None = None,
         group: str | None = None,
+        breaker: str | None = None,
         rate: float | None = None,
     ) -> None:
-        """Let go of what was paused, all at once or, of a task or group, `rate` jobs a second.
+        """Let go of what was paused, all at once or, unless it is a queue, `rate` jobs a second.
 
+        A breaker that has opened by itself is closed so, too.
         What is let go of at a pace needs a worker or `failbetter maintain` to do so. Raises
         Refused when nothing is paused there, ValueError for a name or rate that cannot be.
         """
-        kind, name = _held(queue, task, group)
+        kind, name = _held(queue, task, group, breaker)
         if rate is not None and kind == "queue":
-            raise ValueError("only a task or a group is let go of at a rate, not a queue")
+            raise ValueError("only what is not a queue is let go of at a rate")
         holds.resume(self.database, kind, name, rate=rate)
 
     aresume = twin(resume)
@@ -436,12 +441,21 @@ class App:
             self.database.close()
 
 
-def _held(queue: str | None, task: str | None, group: str | None) -> tuple[Kind, str]:
+def _held(
+    queue: str | None, task: str | None, group: str | None, breaker: str | None
+) -> tuple[Kind, str]:
     """The kind and name of what is to be held. Raises ValueError unless exactly one is given."""
-    named: list[tuple[Kind, str | None]] = [("queue", queue), ("task", task), ("group", group)]
+    named: list[tuple[Kind, str | None]] = [
+        ("queue", queue),
+        ("task", task),
+        ("group", group),
+        ("breaker", breaker),
+    ]
     given = [(kind, name) for kind, name in named if name is not None]
     if len(given) != 1:
-        raise ValueError("name what is meant: a queue, a task or a group, and only one of them")
+        raise ValueError(
+            "name what is meant: a queue, a task, a group or a breaker, and only one of them"
+        )
     return given[0]
 
 
@@ -471,7 +485,7 @@ def _lease(value: Duration) -> float:
     return lease
 
 
-_LATER = {"version", "breaker", "on_missing"}
+_LATER = {"version", "on_missing"}
 
 
 def _options(
@@ -500,6 +514,7 @@ def _options(
     verify: Callable[..., object] | None = None,
     recover_within: Duration | None = None,
     stalled_after: Duration | None = None,
+    breaker: Breaker | None = None,
     **later: Any,
 ) -> Options:
     unknown = set(later) - _LATER
@@ -522,6 +537,8 @@ def _options(
         raise ValueError(f'task {task}: on_partial is "fail" or "succeed", not {on_partial!r}')
     if verify is not None and not callable(verify):
         raise TypeError(f"task {task}: verify is a callable from an effect and the arguments")
+    if breaker is not None and not isinstance(breaker, Breaker):
+        raise TypeError(f"task {task}: breaker is a failbetter.Breaker, not {breaker!r}")
     delays = None if isinstance(backoff, Backoff) or not callable(backoff) else backoff
     policy = Policy(
         max_attempts=_at_least_one(task, "max_attempts", max_attempts),
@@ -538,6 +555,7 @@ def _options(
         recover_within=None if recover_within is None else seconds(recover_within),
         stalled_after=None if stalled_after is None else seconds(stalled_after),
         verify=verify is not None,
+        breaker=None if breaker is None else breaker.policy(task),
     )
     return Options(
         policy=policy,
@@ -553,6 +571,7 @@ def _options(
         subject=subject,
         tags=_texts(task, "tags", tags),
         verify=verify,
+        outage=() if breaker is None else breaker.types,
     )
 
 

@@ -1,4 +1,4 @@
-"""Holds: work that a person keeps waiting on purpose, and letting go of it again."""
+"""Holds: work kept waiting on purpose, by a person or by a breaker, and letting go of it again."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ _REASON = 2_000
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """A queue, task or group that is kept waiting.
+    """A queue, task, group or dependency that is kept waiting.
 
-    `kind` "queue", "task" or "group"; `name` the queue's, the task's or the group's fingerprint.
+    `kind` "queue", "task", "group" or "breaker"; `name` the queue's, the task's, the group's
+    fingerprint, or the breaker's.
     `active` False: it has ended, and lets go of the jobs it kept at `rate` a second. `jobs`: how
     many wait because of it that a worker has come across (of a queue, where none does: None).
     """
@@ -57,7 +58,7 @@ def pause(
     if reason is not None and len(reason) > _REASON:
         raise ValueError(f"a reason has up to {_REASON:,} characters, not {len(reason):,}")
     number = ids.take()
-    row = database.transact(
+    row, _ = database.transact(
         lambda tx: ledger.holds.make(tx, number, kind, name, reason or None, actor)
     )
     return _hold(database, row)
@@ -87,13 +88,24 @@ def every(database: Database) -> list[Hold]:
 
 
 def tick(database: Database) -> bool:
-    """Let go of what ended holds have kept, as fast as each may; whether anything was.
+    """Let go of what ended holds have kept, as fast as each may, and see to open breakers' probes.
 
     What workers and `failbetter maintain` do each second: whoever resumed may have been killed.
+    Whether anything may run that could not before.
     """
     with database.look() as tx:
+        open_breakers = ledger.breakers.probing(tx)
+    probed = [_probe(database, number) for number in open_breakers]
+    with database.look() as tx:
         ended = ledger.holds.letting_go(tx)
-    return sum(_let_go(database, hold.id, _AT_ONCE) for hold in ended) > 0
+    return sum(_let_go(database, hold.id, _AT_ONCE) for hold in ended) > 0 or any(probed)
+
+
+def _probe(database: Database, number: int) -> bool:
+    probed = database.transact(lambda tx: ledger.breakers.probe(tx, number))
+    if probed:
+        database.wake(1)
+    return probed
 
 
 def _let_go(database: Database, number: int, most: int) -> int:

@@ -45,6 +45,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     subject: Callable[..., object] | None = None
     tags: tuple[str, ...] = ()
     verify: Callable[..., object] | None = None
+    outage: Errors = ()
+    """What its breaker counts."""
 
 
 class Task(Generic[P, R]):

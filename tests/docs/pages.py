@@ -27,6 +27,7 @@ RUN = (
     "docs/start.md",
     "docs/tasks.md",
     "docs/operate.md",
+    "docs/holds.md",
     "docs/serve.md",
     "docs/databases.md",
 )

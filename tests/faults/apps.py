@@ -253,6 +253,18 @@ def hold_once(gate: str) -> None:
             time.sleep(0.005)
 
 
+@task(
+    max_attempts=2,
+    backoff=failbetter.fixed(0.1),
+    breaker=failbetter.Breaker(on=ConnectionError, failures=4, probe_every=0.5, rate=200),
+)
+def call(service: str) -> None:
+    """Needs a service, which is up while there is a file of this name."""
+    with told():
+        if not os.path.exists(service):
+            raise ConnectionError("the service is down")
+
+
 # -- those that die
 
 

@@ -128,7 +128,12 @@ def _budgets(row: Any, tried: list[Any]) -> Iterator[str]:
     """Promise 4: each budget counts what is its own, and none is overdrawn."""
     policy = from_json(row.policy)
     causes = Counter(one.cause for one in tried)
-    charged = sum(one.cause in CHARGED and one.state != State.DISCARDED for one in tried)
+    charged = sum(
+        one.cause in CHARGED
+        and one.state != State.DISCARDED
+        and '"held_back"' not in (one.evidence or "")
+        for one in tried
+    )
     if row.attempts != charged:
         yield f"was charged {row.attempts} attempts for {dict(causes)}"
     if row.attempts > policy.max_attempts:

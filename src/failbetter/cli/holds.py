@@ -26,9 +26,19 @@ class What:
         typer.Option("--group", metavar="KEY", help="Or what has failed of one cause before."),
     ] = None
 
+    breaker: Annotated[
+        str | None,
+        typer.Option("--breaker", metavar="NAME", help="Or all that needs what a breaker is for."),
+    ] = None
+
     def given(self) -> dict[str, str | None]:
         """As App.pause and App.resume take it."""
-        return {"queue": self.queue, "task": self.task, "group": self.group}
+        return {
+            "queue": self.queue,
+            "task": self.task,
+            "group": self.group,
+            "breaker": self.breaker,
+        }
 
 
 def pause(
@@ -40,7 +50,7 @@ def pause(
     ] = None,
     actor: Annotated[str | None, typer.Option("--actor", metavar="NAME", help="Who.")] = None,
 ) -> int:
-    """Keep a queue, a task or a group waiting; what runs goes on."""
+    """Keep a queue, a task, a group or a breaker's jobs waiting; what runs goes on."""
     app = opening.ledger(where)
     try:
         hold = app.pause(**what.given(), reason=reason, actor=actor)
@@ -59,7 +69,7 @@ def resume(
     what: What,
     rate: Annotated[
         float | None,
-        typer.Option("--rate", metavar="N", help="Of a task or group: so many jobs a second."),
+        typer.Option("--rate", metavar="N", help="So many jobs a second (not a queue's)."),
     ] = None,
 ) -> int:
     """Let go of what was paused. Exit 1 when it is not."""

@@ -230,6 +230,7 @@ _EVIDENCE: dict[str, Callable[[Any], str]] = {
     "last_heard": _moment,
     "host": _plain,
     "known_by": _plain,
+    "held_back": lambda value: f"not charged, as the breaker {_plain(value)} is open",
     "peak_memory": lambda value: texts.size(value) if isinstance(value, int) else str(value),
 }
 

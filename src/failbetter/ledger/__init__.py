@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from failbetter.ledger import (
         acts,
+        breakers,
         claims,
         committing,
         database,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "acts",
+    "breakers",
     "claims",
     "committing",
     "database",

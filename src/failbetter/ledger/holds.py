@@ -1,9 +1,9 @@
 """Work kept waiting on purpose: what is held, and how it is let go of.
 
-A held queue is passed over by claims. Of a held task or group a claim comes across each job once,
-and *parks* it: the job waits without a rank, where no later claim sees it, under the hold's id.
-So a pause costs nothing when it is made, however much it holds; and letting go makes what is
-parked claimable again, some at a time, at its old place.
+A held queue is passed over by claims. Of a held task, group or dependency (a breaker's) a claim
+comes across each job once, and *parks* it: the job waits without a rank, where no later claim sees
+it, under the hold's id. So a pause costs nothing when it is made, however much it holds; and
+letting go makes what is parked claimable again, some at a time, at its old place.
 
 A claim reads the holds with a shared lock, so that nothing is parked under a hold which has
 already let go of its last job.
@@ -18,6 +18,7 @@ from sqlalchemy import delete, func, insert, null, select, update
 
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import holds, jobs
+from failbetter.lifecycle.policy import from_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from failbetter.ledger.kinds import Tx
     from failbetter.ledger.reads import JobRow
 
-Kind = Literal["queue", "task", "group"]
+Kind = Literal["queue", "task", "group", "breaker"]
 
 
 class HoldRow(msgspec.Struct, frozen=True):
@@ -45,15 +46,20 @@ class HoldRow(msgspec.Struct, frozen=True):
     rate: int | None
     let_go: int
     let_go_since: int | None
+    probe_every: int | None
+    probe_at: int | None
+    probe: int | None
+    probed: int | None
 
 
 class Standing:
     """What is held at one moment."""
 
-    def __init__(self, rows: Sequence[tuple[int, str, str]]) -> None:
-        self._ids = {(kind, name): number for number, kind, name in rows}
+    def __init__(self, rows: Sequence[tuple[int, str, str, int | None]]) -> None:
+        self._ids = {(kind, name): number for number, kind, name, _ in rows}
         self.queues = frozenset(name for kind, name in self._ids if kind == "queue")
         self._parks = len(self._ids) > len(self.queues)
+        self._probes = {probe for *_, probe in rows if probe is not None}
 
     def __bool__(self) -> bool:
         return bool(self._ids)
@@ -69,12 +75,19 @@ class Standing:
         found = self._ids.get(("task", job.task))
         if found is None and job.fingerprint is not None:
             found = self._ids.get(("group", job.fingerprint))
+        if found is None and job.id not in self._probes:
+            found = self.breaker_of(job)
         return found
+
+    def breaker_of(self, job: Claimed) -> int | None:
+        """The open breaker of a dependency that the job needs."""
+        breaker = job.policy.breaker
+        return None if breaker is None else self._ids.get(("breaker", breaker.name))
 
 
 _columns = [holds.c[name] for name in HoldRow.__struct_fields__]
 _is_active = holds.c.active == ONE
-_standing = select(holds.c.id, holds.c.kind, holds.c.name).where(_is_active)
+_standing = select(holds.c.id, holds.c.kind, holds.c.name, holds.c.probe).where(_is_active)
 STANDING = Prepared(_standing)
 STANDING_LOCKED = Prepared(_standing.with_for_update(read=True))
 ALL = Prepared(select(*_columns).order_by(holds.c.since, holds.c.id))
@@ -94,15 +107,24 @@ MAKE = Prepared(
             reason=b("reason"),
             actor=b("actor"),
             since=b("since"),
+            rate=b("rate"),
             let_go=ZERO,
+            probe_every=b("probe_every"),
+            probe_at=b("probe_at"),
         ),
         [holds.c.kind, holds.c.name, holds.c.active],
     ),
-    "id kind name reason actor since",
+    "id kind name reason actor since rate probe_every probe_at",
 )
 END = Prepared(
     update(holds)
-    .values(active=null(), rate=b("rate"), let_go_since=b("now"))
+    .values(
+        active=null(),
+        rate=b("rate"),
+        let_go_since=b("now"),
+        probe=null(),
+        probe_at=null(),
+    )
     .where(holds.c.id == b("id"), _is_active),
     "rate now id",
 )
@@ -147,9 +169,8 @@ COUNT_PARKED = Prepared(
 
 def standing(tx: Tx, *, to_claim: bool = False) -> Standing:
     """What is held. `to_claim`: and stays so until the transaction's end."""
-    return Standing(
-        [(r[0], r[1], r[2]) for r in tx.rows(STANDING_LOCKED if to_claim else STANDING)]
-    )
+    rows = tx.rows(STANDING_LOCKED if to_claim else STANDING)
+    return Standing([(row[0], row[1], row[2], row[3]) for row in rows])
 
 
 def park(tx: Tx, claimed: Sequence[Claimed], held: Standing) -> list[Claimed]:
@@ -165,18 +186,37 @@ def park(tx: Tx, claimed: Sequence[Claimed], held: Standing) -> list[Claimed]:
 
 
 def make(
-    tx: Tx, number: int, kind: Kind, name: str, reason: str | None, actor: str | None
-) -> HoldRow:
-    """Hold what the name stands for; the hold there is already, if there is one."""
-    tx.run(MAKE, number, kind, name, reason, actor, tx.now())
+    tx: Tx,
+    number: int,
+    kind: Kind,
+    name: str,
+    reason: str | None,
+    actor: str | None,
+    *,
+    rate: int | None = None,
+    probe_every: int | None = None,
+) -> tuple[HoldRow, bool]:
+    """Hold what the name stands for: the hold, and whether this made it or there was one already.
+
+    `rate`: at which it will let go. `probe_every` (µs): lets a job through now and then, to see.
+    """
+    now = tx.now()
+    probe_at = None if probe_every is None else now + probe_every
+    made = tx.run(MAKE, number, kind, name, reason, actor, now, rate, probe_every, probe_at)
     found = active(tx, kind, name)
     assert found is not None
-    return found
+    return found, bool(made)
 
 
 def active(tx: Tx, kind: Kind, name: str) -> HoldRow | None:
     """The hold on what the name stands for."""
     row = tx.row(ACTIVE, kind, name)
+    return None if row is None else HoldRow(*row)
+
+
+def one(tx: Tx, number: int) -> HoldRow | None:
+    """The hold of an id."""
+    row = tx.row(BY_ID, number)
     return None if row is None else HoldRow(*row)
 
 
@@ -190,11 +230,8 @@ def let_go_some(tx: Tx, number: int, limit: int) -> int | None:
 
     How many it were; None when the hold has let go of its last one, or there is none such.
     """
-    row = tx.row(BY_ID, number)
-    if row is None:
-        return None
-    hold = HoldRow(*row)
-    if hold.active:
+    hold = one(tx, number)
+    if hold is None or hold.active:
         return None
     room = min(limit, _allowed(hold, tx.now()))
     if room <= 0:
@@ -228,7 +265,13 @@ def every(tx: Tx) -> list[HoldRow]:
 
 def on(tx: Tx, job: JobRow) -> HoldRow | None:
     """The hold that keeps this job waiting."""
-    names = {("queue", job.queue), ("task", job.task), ("group", job.fingerprint)}
+    breaker = from_json(job.policy).breaker
+    names = {
+        ("queue", job.queue),
+        ("task", job.task),
+        ("group", job.fingerprint),
+        ("breaker", None if breaker is None or job.held is None else breaker.name),
+    }
     for hold in every(tx):
         if hold.id == job.held or (hold.active and (hold.kind, hold.name) in names):
             return hold

@@ -254,7 +254,7 @@ holds = Table(
     "failbetter_holds",
     metadata,
     Column("id", BigInteger, primary_key=True, autoincrement=False),
-    # What is held: "queue", "task" or "group" (a fingerprint), or "breaker"; and its name.
+    # What is held: "queue", "task", "group" (a fingerprint) or "breaker"; and its name.
     Column("kind", String(12), nullable=False),
     Column("name", String(KEY_LENGTH), nullable=False),
     # 1 while it holds; NULL once it lets go of what it held: then its jobs are made to wait for
@@ -263,12 +263,27 @@ holds = Table(
     Column("reason", Text),
     Column("actor", String(KEY_LENGTH)),
     Column("since", BigInteger, nullable=False),
-    # Jobs a second that are let go of (thousandths); NULL: all at once.
+    # Jobs a second that are let go of once it has ended (thousandths); NULL: all at once.
     Column("rate", BigInteger),
     Column("let_go", BigInteger, nullable=False),
     Column("let_go_since", BigInteger),
+    # Of a breaker: how often a job is let through to see, when the next one, which one that is
+    # now, and which one was the last.
+    Column("probe_every", BigInteger),
+    Column("probe_at", BigInteger),
+    Column("probe", BigInteger),
+    Column("probed", BigInteger),
 )
 Index("failbetter_holds_of", holds.c.kind, holds.c.name, holds.c.active, unique=True)
+
+breakers = Table(
+    "failbetter_breakers",
+    metadata,
+    # Failures since the first one that counts.
+    Column("name", String(KEY_LENGTH), primary_key=True),
+    Column("failures", BigInteger, nullable=False),
+    Column("since", BigInteger, nullable=False),
+)
 
 groups = Table(
     "failbetter_groups",

@@ -59,6 +59,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """Whether an effect of this attempt was intended and nobody knows whether it happened."""
     items: Items = "all"
     """Which of the items that the body worked through came to a good end."""
+    held_back: bool = False
+    """Whether it failed of an outage that is known by now: its breaker is open."""
     silent: float = 0.0
     """Seconds since the worker that was lost was last heard of."""
 
@@ -232,6 +234,8 @@ def _uncertain(facts: Facts, outcome: Outcome) -> Transition:
 
 
 def _raised(facts: Facts, outcome: Outcome, now: int, rng: Random) -> Transition:
+    if outcome.held_back:
+        return handed_back(facts, now, suspect=False, crashes=_refund(facts))
     if outcome.verdict == "discard":
         return discarded(facts, Reason.BY_TASK)
     if outcome.verdict == "fail":

@@ -16,6 +16,16 @@ Replay = Literal["safe", "confirm", "never"]
 OnPartial = Literal["fail", "succeed"]
 
 
+class Breaking(msgspec.Struct, frozen=True, omit_defaults=True):
+    """When work of a dependency is held, and how it is let go of: see failbetter.Breaker."""
+
+    name: str
+    failures: Budget
+    within: Seconds
+    probe_every: Seconds
+    rate: float | None = None
+
+
 class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     """Budgets and limits; durations in seconds. A default policy is stored as `{}`."""
 
@@ -34,6 +44,7 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     stalled_after: Seconds | None = None
     verify: bool = False
     """Whether the task has code that tells if an effect in doubt has happened."""
+    breaker: Breaking | None = None
 
     def to_json(self) -> str:
         """The policy as the row keeps it: only what differs from the defaults."""

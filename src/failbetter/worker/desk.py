@@ -21,6 +21,7 @@ from failbetter.ledger.endings import Error, Settlement, is_recorded, settle
 from failbetter.lifecycle.decide import Items, Outcome, decide
 from failbetter.lifecycle.states import Cause, State
 from failbetter.worker.judgement import Undecided, judge
+from failbetter.worker.outages import Outages, tell_opened
 from failbetter.worker.requests import answer
 from failbetter.worker.wire import Partial, Reply, Request, Returned
 
@@ -183,10 +184,12 @@ class Desk:
                 connection = self._claim_again(tx)
                 # Before all endings, because what an ended attempt told of its effects counts.
                 replies = [(self._answer(tx, asked), reply) for asked, reply in self._requests]
-                judged = [judge(tx, one, self.worker.name) for one in self._undecided]
+                outages = Outages(tx)
+                judged = [judge(tx, one, self.worker.name, outages) for one in self._undecided]
                 refused = settle(tx, [*self._endings, *judged])
                 if self._failures:
                     refused = [one for one in refused if not self._is_written(tx, one)]
+                opened = outages.count()
                 if self._begun:
                     claims.mark_begun(tx, self._begun, self._begun_mirrored)
                 if self._give_back:
@@ -200,6 +203,7 @@ class Desk:
         for reply, send in replies:
             send(reply)
         self._after(judged, refused)
+        tell_opened(opened)
         return claimed if durable or self._is_safe(claimed, now) else []
 
     def _connected(self) -> int | None:

@@ -284,6 +284,7 @@ class Executor:
                 delay=judged.delay,
                 at_least=judged.at_least,
                 uncertain=uncertain,
+                outage=judged.outage,
                 error_type=described.type,
                 error_message=message,
                 traceback=described.traceback,
@@ -328,6 +329,7 @@ def _ended(
     delay: float | None = None,
     at_least: bool = False,
     uncertain: bool = False,
+    outage: bool = False,
     error_type: str | None = None,
     error_message: str | None = None,
     traceback: str | None = None,
@@ -348,4 +350,5 @@ def _ended(
         error_message,
         traceback,
         fingerprint,
+        outage,
     )

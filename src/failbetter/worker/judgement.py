@@ -19,6 +19,7 @@ from failbetter.worker.wire import Ended
 
 if TYPE_CHECKING:
     from failbetter.ledger.kinds import Tx
+    from failbetter.worker.outages import Outages
 
 # Seconds until a job that only another worker can run is claimable again.
 _ELSEWHERE = 1.0
@@ -56,6 +57,8 @@ class Undecided(msgspec.Struct, frozen=True):
     evidence: dict[str, Any] = {}
     result: str | None = None
     note: str | None = None
+    outage: bool = False
+    """Whether it is a failure that the task's breaker counts."""
 
 
 def told(job: Claimed, message: Ended, code: str | None) -> Undecided:
@@ -73,12 +76,18 @@ def told(job: Claimed, message: Ended, code: str | None) -> Undecided:
     if message.error_type is not None:
         text = message.error_message or _default_message(cause, job)
         error = Error(message.error_type, text, message.traceback, message.fingerprint)
-    return Undecided(job, outcome, message.begun_at, message.ended_at, code, error)
+    return Undecided(
+        job, outcome, message.begun_at, message.ended_at, code, error, outage=message.outage
+    )
 
 
-def judge(tx: Tx, one: Undecided, worker: str) -> Settlement:
+def judge(tx: Tx, one: Undecided, worker: str, outages: Outages) -> Settlement:
     """Decide what becomes of the job; `worker` is the name under which its attempt ran."""
     job, outcome, error, begun_at = one.job, one.outcome, one.error, one.begun_at
+    evidence = one.evidence
+    if one.outage and (breaker := outages.seen(job, error)) is not None:
+        outcome = msgspec.structs.replace(outcome, held_back=True)
+        evidence = {**evidence, "held_back": breaker}
     if outcome.cause is Cause.UNLOADABLE and begun_at is None:
         if _is_known_elsewhere(tx, job):
             # A rolling deploy: in a while another worker, or a newer child of ours, claims it.
@@ -88,7 +97,6 @@ def judge(tx: Tx, one: Undecided, worker: str) -> Settlement:
     elif begun_at is not None and not outcome.uncertain and effects.in_doubt(tx, job.id):
         outcome = msgspec.structs.replace(outcome, uncertain=True)
     transition = decide(job.facts(), outcome, one.ended_at, random)
-    evidence = one.evidence
     if begun_at is not None and outcome.cause in _WITHOUT_OUTCOME:
         checkpoint = losses.checkpoint(tx, job.id)
         if checkpoint is not None:

@@ -44,6 +44,7 @@ class Judged(msgspec.Struct, frozen=True):
     verdict: Verdict = "retry"
     delay: float | None = None
     at_least: bool = False
+    outage: bool = False
 
 
 def judge(error: BaseException, options: Options, attempt: int) -> Judged:
@@ -73,11 +74,12 @@ def judge(error: BaseException, options: Options, attempt: int) -> Judged:
         case AttemptLost() | EffectUncertain():
             return Judged(Cause.RAISED, "fail")
     verdict = _verdict(error, options)
+    outage = isinstance(error, options.outage)
     asked = retry_after(error, now) if verdict == "retry" else None
     if asked is not None:
-        return Judged(Cause.RAISED, verdict, asked, at_least=True)
+        return Judged(Cause.RAISED, verdict, asked, at_least=True, outage=outage)
     own = _own_delay(options, attempt, None) if verdict == "retry" else None
-    return Judged(Cause.RAISED, verdict, own)
+    return Judged(Cause.RAISED, verdict, own, outage=outage)
 
 
 def _own_delay(options: Options, attempt: int, said: float | None) -> float | None:

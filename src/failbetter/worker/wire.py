@@ -99,6 +99,8 @@ class Ended(msgspec.Struct, array_like=True, frozen=True, gc=False, tag="e"):
     error_message: str | None
     traceback: str | None
     fingerprint: str | None
+    outage: bool = False
+    """Whether the task's breaker counts it."""
 
 
 class Request(msgspec.Struct, array_like=True, frozen=True, tag="q"):

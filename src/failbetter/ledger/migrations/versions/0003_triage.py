@@ -27,10 +27,21 @@ def upgrade() -> None:
         sa.Column("rate", sa.BigInteger(), nullable=True),
         sa.Column("let_go", sa.BigInteger(), nullable=False),
         sa.Column("let_go_since", sa.BigInteger(), nullable=True),
+        sa.Column("probe_every", sa.BigInteger(), nullable=True),
+        sa.Column("probe_at", sa.BigInteger(), nullable=True),
+        sa.Column("probe", sa.BigInteger(), nullable=True),
+        sa.Column("probed", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index(
         "failbetter_holds_of", "failbetter_holds", ["kind", "name", "active"], unique=True
+    )
+    op.create_table(
+        "failbetter_breakers",
+        sa.Column("name", sa.String(length=190), nullable=False),
+        sa.Column("failures", sa.BigInteger(), nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
     )
     op.create_table(
         "failbetter_groups",
