@@ -49,6 +49,7 @@ from failbetter.recovery.report import (
 from failbetter.resume import Items
 from failbetter.running import RunningJob, current_job
 from failbetter.task import Call, Task
+from failbetter.triage.prune import PruneReport
 from failbetter.triage.queries import Group, Jobs, Outcome
 
 __version__ = "0.1.0"
@@ -93,6 +94,7 @@ __all__ = [
     "Outcome",
     "PayloadTooLarge",
     "Progress",
+    "PruneReport",
     "RecoveredJob",
     "RecoveryCounts",
     "RecoveryProgress",

@@ -8,9 +8,10 @@ import re
 import warnings
 from functools import cached_property
 from pathlib import Path
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from failbetter import health, holds, ids, ledger, recovery
+from failbetter import health, holds, ids, ledger, recovery, retention
 from failbetter.breaker import Breaker
 from failbetter.durations import Duration, seconds
 from failbetter.errors import ConfigurationError, JobNotFound, UnknownTask
@@ -23,7 +24,9 @@ from failbetter.lifecycle.states import State
 from failbetter.mirror.check import Checker, MirrorCheck
 from failbetter.mirror.options import Mirror, checked_mirror
 from failbetter.recovery.report import RecoveryProgress, RecoveryReport, RecoveryStatus
+from failbetter.retention import Keep
 from failbetter.task import Options, Task, check_priority, check_queue
+from failbetter.triage.prune import PruneReport
 from failbetter.triage.queries import Jobs
 from failbetter.twins import twin
 
@@ -57,7 +60,10 @@ class App:
     where workers of one host see one another's locks (beside a SQLite file;
     for a server in a folder of the user's own under the host's temporary folder; else
     `$FAILBETTER_FLEET_FOLDER`). `schema`: of the tables, where the database has schemas; else
-    `$FAILBETTER_SCHEMA`, else where its connections make tables.
+    `$FAILBETTER_SCHEMA`, else where its connections make tables. `keep_succeeded` (7 days),
+    `keep_discarded` (30 days), `keep_failed` (90 days): for how long workers keep jobs after their
+    end before they delete them (a duration of a minute at least; None: for ever); else
+    `$FAILBETTER_KEEP_SUCCEEDED` and so on, where "forever" is None.
 
     Nothing is opened before it is needed. Raises ConfigurationError for settings that cannot work.
     """
@@ -72,6 +78,9 @@ class App:
         max_payload: int = MAX_PAYLOAD,
         fleet_folder: str | os.PathLike[str] | None = None,
         schema: str | None = None,
+        keep_succeeded: Duration | EllipsisType | None = ...,
+        keep_discarded: Duration | EllipsisType | None = ...,
+        keep_failed: Duration | EllipsisType | None = ...,
     ) -> None:
         url = url or os.environ.get("FAILBETTER_URL") or os.environ.get("DATABASE_URL")
         if not url:
@@ -82,6 +91,12 @@ class App:
         if durability not in ("full", "relaxed"):
             raise ConfigurationError(f'durability is "full" or "relaxed", not {durability!r}')
         self.lease = _lease(lease if lease is not None else os.environ.get("FAILBETTER_LEASE", 30))
+        self.keep = Keep(
+            succeeded=_kept("keep_succeeded", keep_succeeded, Keep().succeeded),
+            discarded=_kept("keep_discarded", keep_discarded, Keep().discarded),
+            failed=_kept("keep_failed", keep_failed, Keep().failed),
+        )
+        """How long jobs are kept after their end, in seconds."""
         self.code_version = code_version or os.environ.get("FAILBETTER_CODE_VERSION") or None
         self.tasks: dict[str, Task[..., Any]] = {}
         self.mirrors: list[Mirror] = []
@@ -413,6 +428,47 @@ class App:
 
     arecovery_status = twin(recovery_status)
 
+    def prune(
+        self,
+        /,
+        older_than: Duration | None = None,
+        *,
+        all: bool = False,
+        dry_run: bool = False,
+        export: str | os.PathLike[str] | None = None,
+        **filters: Any,
+    ) -> PruneReport:
+        """Delete jobs that have ended, with all that is kept of them, now.
+
+        Without anything: what is past its time by the app's `keep_…`, as workers do it. Else those
+        that match `filters` (as of `Jobs.where`) and ended longer than `older_than` ago; the rest
+        is as of `Jobs.prune`. Raises ValueError when every ended job would be meant and `all` does
+        not say so, TypeError for a filter that there is not, LedgerError.
+        """
+        if older_than is None and not filters and not all:
+            if export is not None:
+                raise ValueError("export: say what to delete, such as older_than='90d'")
+            return self._prune_kept(dry_run=dry_run)
+        return self.jobs.where(**filters).prune(
+            older_than=older_than, all=all, dry_run=dry_run, export=export
+        )
+
+    aprune = twin(prune)
+
+    def _prune_kept(self, *, dry_run: bool) -> PruneReport:
+        """What is past its time by the app's settings."""
+        pruned: dict[str, int] = {}
+        if dry_run:
+            for state, kept in self.keep.seconds_by_state().items():
+                found = self.jobs.where(state=state).prune(older_than=kept, dry_run=True)
+                pruned |= found.pruned
+            return PruneReport(pruned, {}, dry_run=True)
+        pruner = retention.Pruner(self.database, self.keep, None)
+        while gone := pruner.step():
+            for state, number in gone.items():
+                pruned[state] = pruned.get(state, 0) + number
+        return PruneReport(pruned, {})
+
     def check_mirrors(self, *, dry_run: bool = False, limit: int | None = None) -> MirrorCheck:
         """Compare each mirrored row with its newest job and, unless `dry_run`, repair it.
 
@@ -483,6 +539,18 @@ def _lease(value: Duration) -> float:
     if not 2 <= lease <= 86_400:
         raise ConfigurationError(f"a lease is 2 s to 1 day, not {value!r}")
     return lease
+
+
+def _kept(name: str, value: Duration | EllipsisType | None, default: float | None) -> float | None:
+    if isinstance(value, EllipsisType):
+        given = os.environ.get(f"FAILBETTER_{name.upper()}")
+        if not given:
+            return default
+        value = given
+    try:
+        return retention.keep_for(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{name}: {error}") from None
 
 
 _LATER = {"version", "on_missing"}

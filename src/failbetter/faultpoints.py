@@ -27,6 +27,8 @@ POINTS = frozenset(
         "after_removal",
         "in_recovery",
         "before_recorded",
+        "in_pruning",
+        "before_pruning",
     }
 )
 

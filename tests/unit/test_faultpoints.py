@@ -73,4 +73,6 @@ def test_the_points_that_the_fault_tests_know() -> None:
         "after_removal",
         "in_recovery",
         "before_recorded",
+        "before_pruning",
+        "in_pruning",
     } == faultpoints.POINTS

@@ -31,6 +31,8 @@ def environment(app: App, folder: Path) -> dict[str, str]:
         "FAILBETTER_URL": app.url,
         "FAILBETTER_LEASE": f"{app.lease:g}",
         "FAILBETTER_FLEET_FOLDER": str(app.database.fleet.folder.absolute()),
+        # How long the user's jobs are kept is for the user's own workers to see to.
+        **{f"FAILBETTER_KEEP_{end}": "forever" for end in ("SUCCEEDED", "DISCARDED", "FAILED")},
         FOLDER: str(folder),
         # What lies in this folder must not take the place of the drill's own imports.
         "PYTHONSAFEPATH": "1",

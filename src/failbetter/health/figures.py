@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from failbetter import ledger, recovery
+from failbetter import ledger, recovery, retention
 from failbetter.errors import LedgerUnavailable
 from failbetter.lifecycle.states import State
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from failbetter.ledger.outbox import Waiting
     from failbetter.ledger.registry import Worker
     from failbetter.recovery.report import RecoveryStatus
+    from failbetter.retention import Pruned
 
 COUNTED = [State.PENDING, State.RUNNING, State.FAILED]
 # Counting costs what there is to count, and a health check must stay cheap when things go badly.
@@ -48,6 +49,8 @@ class Figures(msgspec.Struct, frozen=True):
     """What is kept waiting on purpose, or is being let go of."""
     recovery: RecoveryStatus
     """Recovery as the ledger has it: the last one, the last sweep, what sweeps have done."""
+    pruned: Pruned | None = None
+    """What pruning has done; None where nothing was past its time yet."""
 
     @property
     def outdated(self) -> list[Worker]:
@@ -85,6 +88,7 @@ def look(database: Database) -> Figures:
             stranded=_stranded(tx, [*gone, *ledger.registry.orphaned(tx)]),
             holds=ledger.holds.every(tx),
             recovery=recovery.status.look(database),
+            pruned=retention.look(tx, now),
         )
 
 

@@ -13,6 +13,7 @@ from failbetter.health.figures import look
 if TYPE_CHECKING:
     from failbetter.health.figures import Figures
     from failbetter.ledger.database import Database
+    from failbetter.retention import Pruned
 
 Status = Literal["pass", "warn", "fail"]
 _ORDER: list[Status] = ["pass", "warn", "fail"]
@@ -22,6 +23,8 @@ _MIRROR_BOUND = 5.0
 _SWEEP = 1.0
 # Seconds for which the word of a sweeper counts that is no worker.
 _UNTOLD = 30.0
+# Seconds past its time for which a job may be there: workers look now and then, and in turns.
+_PRUNED_LATE = 3600.0
 # Of many workers, so many are named.
 _NAMED = 5
 
@@ -104,6 +107,8 @@ def judge(figures: Figures) -> list[Finding]:
         found.append(_mirror(figures))
     if figures.holds:
         found.append(_holds(figures))
+    if figures.pruned is not None:
+        found.append(_retention(figures.pruned))
     return found
 
 
@@ -203,3 +208,23 @@ def _mirror(figures: Figures) -> Finding:
         {"waiting": min(waiting.count, figures.most), "oldest_seconds": lag},
         f"{more}mirrored rows that do not say yet what their job does{why}",
     )
+
+
+def _retention(pruned: Pruned) -> Finding:
+    """Whether what is past its time is deleted as fast as it comes."""
+    worst = max(pruned.behind, key=lambda state: pruned.behind[state], default=None)
+    behind = 0.0 if worst is None else pruned.behind[worst]
+    observed = {
+        "last": None if pruned.at is None else _stamp(_moment(pruned.at)),
+        "succeeded": pruned.succeeded,
+        "discarded": pruned.discarded,
+        "failed": pruned.failed,
+        "behind_seconds": behind,
+    }
+    if behind <= _PRUNED_LATE:
+        return Finding("retention", "pass", observed)
+    text = (
+        f"{worst} jobs are there {behind / 3600:,.1f} hours past their time: no worker is there to"
+        " delete them, or more come than it can delete"
+    )
+    return Finding("retention", "warn", observed, text)

@@ -69,6 +69,20 @@ def families(figures: Figures | None) -> Iterator[Metric]:
     for outcome in ("handed_back", "ended", "refused"):
         swept.add_metric([outcome], getattr(figures.recovery.swept, outcome))
     yield swept
+    if figures.pruned is not None:
+        pruned = CounterMetricFamily(
+            "failbetter_pruned_jobs",
+            "Jobs deleted because they were past their time, by the state in which they ended.",
+            labels=["state"],
+        )
+        for state in ("succeeded", "discarded", "failed"):
+            pruned.add_metric([state], getattr(figures.pruned, state))
+        yield pruned
+        yield gauge(
+            "retention_behind_seconds",
+            "How long past its time the oldest job is that should be deleted; 0 when none is.",
+            max(figures.pruned.behind.values(), default=0.0),
+        )
     yield gauge(
         "mirror_waiting",
         f"Mirrored rows still to be written; {most + 1} means more than {most}.",

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
         notes,
         outbox,
         progress,
+        pruning,
         reads,
         registry,
+        stories,
         turns,
     )
 
@@ -52,8 +54,10 @@ __all__ = [
     "notes",
     "outbox",
     "progress",
+    "pruning",
     "reads",
     "registry",
+    "stories",
     "turns",
 ]
 

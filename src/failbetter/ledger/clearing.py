@@ -12,10 +12,10 @@ import msgspec
 from sqlalchemy import delete, func, select
 
 from failbetter import ids
-from failbetter.ledger import acts
+from failbetter.ledger import acts, pruning
 from failbetter.ledger.notes import remove, write
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
-from failbetter.ledger.schema import attempts, effects, items, jobs, notes, outbox, progress
+from failbetter.ledger.schema import jobs, notes
 from failbetter.limits import DRILL
 
 if TYPE_CHECKING:
@@ -56,13 +56,7 @@ ENDED = Prepared(
     "first queue limit",
 )
 COUNT = Prepared(select(func.count()).select_from(jobs).where(*_of_queue), "first queue")
-_DELETE = [
-    *(
-        Prepared(delete(table).where(table.c.job_id == b("id")), "id")
-        for table in (attempts, effects, items, progress, outbox)
-    ),
-    Prepared(delete(jobs).where(jobs.c.id == b("id"), jobs.c.live.is_(None)), "id"),
-]
+DELETE = Prepared(delete(jobs).where(jobs.c.id == b("id"), jobs.c.live.is_(None)), "id")
 
 
 def announce(tx: Tx, drill: Drill) -> None:
@@ -101,7 +95,7 @@ def clear(tx: Tx, drill: Drill, limit: int) -> int:
     Returns how many there were. A live job is never deleted.
     """
     numbers = [row[0] for row in tx.rows(ENDED, drill.number, drill.queue, limit)]
-    for number in numbers:
-        for statement in _DELETE:
-            tx.run(statement, number)
+    if numbers:
+        tx.many(DELETE, [(number,) for number in numbers])
+        pruning.forget(tx, numbers)
     return len(numbers)

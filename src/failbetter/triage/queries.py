@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import datetime
 from functools import partial
@@ -13,6 +14,9 @@ from failbetter import ids, ledger
 from failbetter.durations import Duration, micros, moment, seconds, to_datetime
 from failbetter.job import Job
 from failbetter.lifecycle.states import Reason, State
+from failbetter.triage.export import to_file
+from failbetter.triage.prune import PruneReport, prune_matching
+from failbetter.twins import twin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,6 +133,46 @@ class Jobs:
     def discard(self, *, all: bool = False) -> Outcome:
         """Put the failed ones aside for good. As for `retry`, no filter needs `all`."""
         return self._act("discard", ledger.acts.discard_all, everything=all)
+
+    def export(self, path: str | os.PathLike[str], *, force: bool = False) -> int:
+        """Write them, newest first, to a file of JSON lines; how many there were.
+
+        A line has the job, its arguments, error and fingerprint, its attempts with tracebacks and
+        its effects; what is redacted stays so. The file is there once it is whole. Raises
+        FileExistsError, unless `force` has it replaced, and OSError.
+        """
+        return to_file(self._database, self._filters, self._limit, path, force=force)
+
+    aexport = twin(export)
+
+    def prune(
+        self,
+        *,
+        older_than: Duration | None = None,
+        all: bool = False,
+        dry_run: bool = False,
+        export: str | os.PathLike[str] | None = None,
+    ) -> PruneReport:
+        """Delete those that have ended, with all that is kept of them; live jobs are left alone.
+
+        `older_than`: only what ended longer ago. `dry_run`: counts, and deletes nothing. `export`:
+        a new file to which each job is written, as by `export`, before it is deleted. A job whose
+        mirrored row does not say yet how it ended is kept. Raises ValueError without a filter and
+        an age, unless `all` says that every ended job is meant; FileExistsError.
+        """
+        aged = older_than is not None and seconds(older_than) > 0
+        if not (self._filters.narrow or self._limit is not None or aged or all):
+            raise ValueError("prune without a filter or an age means every ended job: say all=True")
+        return prune_matching(
+            self._database,
+            self._filters,
+            self._limit,
+            older_than=older_than,
+            dry_run=dry_run,
+            export=export,
+        )
+
+    aprune = twin(prune)
 
     def _act(
         self,

@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
             code,
             sorted(app.tasks),
             app.mirror_urls if app.mirrors else None,
+            app.keep,
         )
     )
     # The board is the supervisor's to make, which it can only once it knows the ledger.

@@ -1,4 +1,4 @@
-"""Upkeep without running jobs: sweeps, holds let go of, and the delivery of mirrored rows.
+"""Upkeep without running jobs: sweeps, holds let go of, mirrored rows delivered, and retention.
 
 For fleets whose jobs run elsewhere, and beside workers on other hosts. It has no worker's row, so
 that each sweep writes a mark of its own: a process that cannot write believes nobody's silence.
@@ -23,6 +23,7 @@ from failbetter.ledger.database import Database
 from failbetter.recovery.sweeper import Sweeper
 from failbetter.worker.appload import load_app
 from failbetter.worker.delivery import Delivery
+from failbetter.worker.keeping import Keeping
 
 _logger = logging.getLogger("failbetter.worker")
 
@@ -36,7 +37,8 @@ _LONGEST_PAUSE = 10.0
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """`app`: module:attribute; else `url` alone: then no mirrored rows are delivered."""
+    """`app`: module:attribute; else `url` alone: then no mirrored rows are delivered, and nothing
+    is deleted."""
 
     app: str | None = None
     url: str | None = None
@@ -48,9 +50,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class Maintainer:
     """Sweeps until told to stop."""
 
-    def __init__(self, database: Database, delivery: Delivery | None) -> None:
+    def __init__(
+        self, database: Database, delivery: Delivery | None, keeping: Keeping | None
+    ) -> None:
         self._database = database
         self._delivery = delivery
+        self._keeping = keeping
         self._sweeper = Sweeper(database)
         self._stop = threading.Event()
         self._failures = 0
@@ -64,6 +69,8 @@ class Maintainer:
         if self._stop.is_set():
             raise SystemExit(128 + number)
         self._stop.set()
+        if self._keeping is not None:
+            self._keeping.halt()
 
     def run(self) -> int:
         """Work until told to stop; the exit code."""
@@ -84,6 +91,8 @@ class Maintainer:
                 pass
             while holds.tick(self._database) and not self._stop.is_set():
                 pass
+            if self._keeping is not None:
+                self._keeping.work()
         except (LedgerError, OSError) as error:
             _logger.error("the sweep could not be done: %s", error)
             return EX_UNAVAILABLE
@@ -94,6 +103,8 @@ class Maintainer:
     def _close(self) -> None:
         if self._delivery is not None:
             self._delivery.stop()
+        if self._keeping is not None:
+            self._keeping.stop()
         self._database.close()
 
     def _sweep(self) -> float:
@@ -101,6 +112,8 @@ class Maintainer:
         try:
             more = self._sweeper.tick(time.monotonic()).more
             holds.tick(self._database)
+            if self._keeping is not None:
+                self._keeping.tick(self._database, time.monotonic())
         except (LedgerError, OSError) as error:
             self._failures += 1
             pause: float = min(_FIRST_PAUSE * 2.0 ** min(self._failures, 10), _LONGEST_PAUSE)
@@ -134,17 +147,20 @@ def main(settings: Settings) -> int:
         _logger.error("%s", error)
         if settings.once:
             return EX_UNAVAILABLE
-    delivery = None
+    delivery = keeping = None
     if settings.app is not None:
-        own = Database(
-            app.url, durable=app.durable, fleet_folder=app.fleet_folder, schema=app.schema
-        )
-        delivery = Delivery(own, app.mirror_urls)
-    maintainer = Maintainer(app.database, delivery)
+        delivery = Delivery(_another(app), app.mirror_urls)
+        keeping = Keeping(lambda: _another(app), app.keep)
+    maintainer = Maintainer(app.database, delivery, keeping)
     maintainer.listen()
     code = maintainer.once() if settings.once else maintainer.run()
     logs.flush()
     return code
+
+
+def _another(app: App) -> Database:
+    """The same database once more, with connections of its own."""
+    return Database(app.url, durable=app.durable, fleet_folder=app.fleet_folder, schema=app.schema)
 
 
 if __name__ == "__main__":

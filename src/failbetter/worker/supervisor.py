@@ -32,6 +32,7 @@ from failbetter.worker.desk import Desk
 from failbetter.worker.evidence import describe_exit, exit_text
 from failbetter.worker.hall import Hall
 from failbetter.worker.judgement import told
+from failbetter.worker.keeping import Keeping
 from failbetter.worker.nursery import GRACE, Nursery
 from failbetter.worker.requests import PROGRESS
 from failbetter.worker.status import Status
@@ -110,6 +111,7 @@ class Supervisor:
         self._bell: Bell | None = None
         self._hello: Hello | None = None
         self._delivery: Delivery | None = None
+        self._keeping: Keeping
 
     # -- beginning
 
@@ -211,6 +213,7 @@ class Supervisor:
         self._database.let_go_of_reads()
         self._database.listen()
         self._status.know(self._make_database(hello))
+        self._keeping = Keeping(lambda: self._make_database(hello), hello.keep)
         self._enlist(hello)
         self._deliver_mirrors(hello)
         queues = ", ".join(settings.queues) or "all"
@@ -380,6 +383,7 @@ class Supervisor:
                 self._desk.describe(hello.code, hello.tasks)
                 self._hello = hello
                 self._deliver_mirrors(hello)
+                self._keeping.know(hello.keep)
             except LedgerError as error:
                 _logger.warning("could not note the new code version: %s", error)
 
@@ -465,6 +469,8 @@ class Supervisor:
             if now >= self._next_holds:
                 self._next_holds = now + _HOLDS
                 self._heed_holds()
+            if self._stop_at is None:
+                self._keeping.tick(self._database, now)
         if now >= self._next_sweep:
             self._next_sweep = now + _SWEEP
             try:
@@ -674,6 +680,7 @@ class Supervisor:
         _logger.info(
             "stopping; %d bodies run and have %g s", running, self._settings.shutdown_timeout
         )
+        self._keeping.halt()
         self._give_up_claims()
         for child in self._nursery.children:
             if child.ready:
@@ -771,6 +778,7 @@ class Supervisor:
         self._kill_all("stop")
         if self._delivery is not None:
             self._delivery.stop()
+        self._keeping.stop()
         if self._desk.must_write:
             return  # what could not be written is settled by a sweep, which needs row and board
         try:

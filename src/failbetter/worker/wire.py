@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from failbetter.retention import Keep
+
 MAX_HANDOUT = 128 * 1024
 """Bytes of a message."""
 
@@ -46,6 +48,8 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
     tasks: list[str]
     mirrors: dict[str, str] | None = None
     """The other databases with mirrored rows: name to URL; None: the app has no mirrors."""
+    keep: Keep = Keep()
+    """How long jobs are kept after their end."""
 
 
 class Unready(msgspec.Struct, array_like=True, frozen=True, tag="unready"):

@@ -1,8 +1,8 @@
 """Statements for one row made into statements for many, as PostgreSQL does them fast.
 
-A plain insert becomes a COPY; an update, or an insert that may be refused, takes its parameters
-as arrays, one for each column of a given table. Both are written as text here: the driver's own
-way with lists takes longer than the server does with the rows.
+A plain insert becomes a COPY; an update, a delete, or an insert that may be refused, takes its
+parameters as arrays, one for each column of a given table. Both are written as text here: the
+driver's own way with lists takes longer than the server does with the rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sqlalchemy
 from sqlalchemy import BigInteger, BindParameter, Column, cast, column, func
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql.dml import Insert as InsertUnless
-from sqlalchemy.sql import Insert, Update, visitors
+from sqlalchemy.sql import Delete, Insert, Update, visitors
 
 from failbetter.ledger.prepared import Texts
 
@@ -31,7 +31,7 @@ def bulk_of(statement: Any, order: Sequence[str], texts: Texts) -> Bulk:
         return _inserting(statement, order, texts)
     if isinstance(statement, Insert):
         return _copying(statement, order, texts)
-    assert isinstance(statement, Update)
+    assert isinstance(statement, (Update, Delete))
     given = _given(statement.table, order)
     return _by_arrays(_from(given, statement), texts)
 
