@@ -173,7 +173,11 @@ class Pruner:
             self._size = min(self._size * 2, _MOST)
 
     def _note(self, tx: Tx, counts: dict[str, int]) -> None:
-        note = _read(ledger.notes.locked(tx, _NOTE)) or _Note({})
+        note = _read(ledger.notes.locked(tx, _NOTE))
+        if note is None:
+            if not counts:
+                return
+            note = _Note({})
         note.keep, note.reached, note.looked_at = self._times, dict(self._reached), tx.now()
         for state, number in counts.items():
             note.at = note.looked_at

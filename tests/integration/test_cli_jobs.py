@@ -435,3 +435,61 @@ def test_a_terminal_shows_whole_ids_and_no_line_too_long(past: Ground, columns: 
 
 def _plain(line: str) -> str:
     return re.sub(r"\x1b\[[\d;]*m", "", line)
+
+
+# -- deleting, and writing to a file
+
+
+def test_export_to_a_file_and_to_stdout(ground: Ground) -> None:
+    done = ground.shop("failed", "export", "failed.jsonl", "--task", "boom")
+    assert (done.code, done.out) == (0, "wrote 3 failed jobs to failed.jsonl\n")
+    lines = (ground.folder / "failed.jsonl").read_text("utf-8").splitlines()
+    assert {json.loads(line)["task"] for line in lines} == {"boom"}
+    streamed = ground.shop("failed", "export", "-", "--task", "boom")
+    assert streamed.out.splitlines() == lines
+    again = ground.shop("failed", "export", "failed.jsonl")
+    assert (again.code, again.complaint) == (
+        2,
+        "there is a file failed.jsonl already; --force replaces it",
+    )
+    forced = ground.shop("failed", "export", "failed.jsonl", "--force", "--json").document
+    assert forced == {"action": "export", "exported": 6, "file": "failed.jsonl"}
+    whole = (ground.folder / "failed.jsonl").read_text("utf-8")
+    assert "s3cret" not in whole
+    assert "bob:pw" not in whole
+    assert ground.shop("failed", "export", "nowhere/failed.jsonl").code == 74
+
+
+@pytest.mark.parametrize("words", [(), ("--older-than", "0")])
+def test_prune_of_everything_must_be_meant(ground: Ground, words: tuple[str, ...]) -> None:
+    refused = ground.shop("failed", "prune", *words, "--yes")
+    assert refused.code == 2
+    assert "--all" in refused.complaint
+    assert len(ground.ids()) == 7
+
+
+def test_prune_by_filters(ground: Ground) -> None:
+    words = ("failed", "prune", "--task", "boom")
+    assert ground.shop(*words, "--older-than", "1h").out == "deleted 0 failed jobs\n"
+    assert ground.shop(*words, "--dry-run").out == "would delete 3 failed jobs\n"
+    assert len(ground.ids()) == 7
+    done = ground.shop(*words, "--yes", "--json", "--export", "boom.jsonl").document
+    assert done == {"action": "prune", "dry_run": False, "pruned": 3, "kept": {}}
+    assert len((ground.folder / "boom.jsonl").read_text().splitlines()) == 3
+    assert len(ground.ids()) == 4
+    again = ground.shop("failed", "prune", "--all", "--yes", "--export", "boom.jsonl")
+    assert (again.code, len(ground.ids())) == (2, 4)
+    assert "boom.jsonl" in again.complaint
+    assert ground.shop("failed", "prune", "--all", "--older-than", "0", "--yes").code == 0
+    assert ground.shop("failed").out == "no failed jobs\n"
+    assert len(ground.ids()) == 1
+
+
+@pytest.mark.parametrize(
+    "words", [("--older-than", "old"), ("--since", "x"), ("--all", "--task", "boom")]
+)
+def test_prune_that_cannot_be_changes_nothing(ground: Ground, words: tuple[str, ...]) -> None:
+    refused = ground.shop("failed", "prune", "--yes", *words)
+    assert refused.code == 2
+    assert refused.err.count("\n") == 1
+    assert len(ground.ids()) == 7

@@ -12,7 +12,17 @@ from typing import Annotated, NamedTuple
 import typer
 
 import failbetter
-from failbetter.cli import documents, jobs, opening, output, problems, selection, texts
+from failbetter.cli import (
+    documents,
+    export,
+    jobs,
+    opening,
+    output,
+    problems,
+    prune,
+    selection,
+    texts,
+)
 from failbetter.cli.parameters import (
     LISTED,
     Care,
@@ -144,6 +154,10 @@ def discard(
     Which ones: by id, by filters, or --all of them.
     """
     return _act(_DISCARD, where, filters, form, some, care, ids)
+
+
+command(group, "export")(export.export)
+command(group, "prune")(prune.prune)
 
 
 @command(group, "confirm")

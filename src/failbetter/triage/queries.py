@@ -6,7 +6,7 @@ import os
 import time
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
@@ -14,7 +14,7 @@ from failbetter import ids, ledger
 from failbetter.durations import Duration, micros, moment, seconds, to_datetime
 from failbetter.job import Job
 from failbetter.lifecycle.states import Reason, State
-from failbetter.triage.export import to_file
+from failbetter.triage.export import to_file, to_stream
 from failbetter.triage.prune import PruneReport, prune_matching
 from failbetter.twins import twin
 
@@ -134,14 +134,16 @@ class Jobs:
         """Put the failed ones aside for good. As for `retry`, no filter needs `all`."""
         return self._act("discard", ledger.acts.discard_all, everything=all)
 
-    def export(self, path: str | os.PathLike[str], *, force: bool = False) -> int:
-        """Write them, newest first, to a file of JSON lines; how many there were.
+    def export(self, to: str | os.PathLike[str] | IO[bytes], *, force: bool = False) -> int:
+        """Write them, newest first, to a file of JSON lines or a binary stream; how many it were.
 
         A line has the job, its arguments, error and fingerprint, its attempts with tracebacks and
         its effects; what is redacted stays so. The file is there once it is whole. Raises
         FileExistsError, unless `force` has it replaced, and OSError.
         """
-        return to_file(self._database, self._filters, self._limit, path, force=force)
+        if isinstance(to, (str, os.PathLike)):
+            return to_file(self._database, self._filters, self._limit, to, force=force)
+        return to_stream(self._database, self._filters, self._limit, to)
 
     aexport = twin(export)
 

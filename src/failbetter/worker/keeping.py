@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("failbetter.worker")
 
 # Seconds between two looks whether something is past its time.
-_LOOK = 30.0
+_LOOK = 10.0
 # Of the time that a batch took, so much is waited before the next: a fifth of the time it deletes.
 _PAUSES = 4.0
 # Seconds that the end of a batch is waited for when the worker stops.
