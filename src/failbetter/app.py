@@ -32,6 +32,7 @@ from failbetter.twins import twin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
 
     from failbetter.doubt import Happened
     from failbetter.ledger.database import Database
@@ -159,7 +160,7 @@ class App:
         recover_within: Duration | None = None,
         stalled_after: Duration | None = None,
         breaker: Breaker | None = None,
-        version: Any = None,
+        version: Callable[..., int | datetime | None] | None = None,
         on_missing: Any = None,
     ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
@@ -175,7 +176,9 @@ class App:
         off by `Release`. `max_crashes`, `max_losses`: deaths of its process, of its worker.
         `on_lost`: "fail" never runs a body twice whose outcome is unknown. `unique`,
         `exclusive`: callables from the arguments to a key: at most one live, at most one running
-        job of that key. `subject`: what the job is about. `replay`: what a later manual retry
+        job of that key. `subject`: what the job is about. `version`, with it: a callable from the
+        arguments to a whole number or an aware datetime; a job older than the last success of its
+        subject is not run, and ends `discarded(superseded)`. `replay`: what a later manual retry
         may do. `redact`: parameters whose values are shown nowhere. `on_partial`: "succeed" lets
         a job in which some items failed (see `RunningJob.each`) end `succeeded(partial)` instead
         of `failed(partial)`. `verify`: called with a `Doubt` and the job's arguments before the
@@ -553,7 +556,7 @@ def _kept(name: str, value: Duration | EllipsisType | None, default: float | Non
         raise ConfigurationError(f"{name}: {error}") from None
 
 
-_LATER = {"version", "on_missing"}
+_LATER = {"on_missing"}
 
 
 def _options(
@@ -583,6 +586,7 @@ def _options(
     recover_within: Duration | None = None,
     stalled_after: Duration | None = None,
     breaker: Breaker | None = None,
+    version: Callable[..., object] | None = None,
     **later: Any,
 ) -> Options:
     unknown = set(later) - _LATER
@@ -594,7 +598,10 @@ def _options(
             " does not act on it yet",
             stacklevel=4,
         )
-    for name, key in (("unique", unique), ("exclusive", exclusive), ("subject", subject)):
+    if version is not None and subject is None:
+        raise ValueError(f"task {task}: a version is of something: give subject= as well")
+    keys = {"unique": unique, "exclusive": exclusive, "subject": subject, "version": version}
+    for name, key in keys.items():
         if key is not None and not callable(key):
             raise TypeError(f"task {task}: {name} is a callable from the arguments to a key")
     if on_lost not in ("retry", "fail"):
@@ -637,6 +644,7 @@ def _options(
         unique=unique,
         exclusive=exclusive,
         subject=subject,
+        version=version,
         tags=_texts(task, "tags", tags),
         verify=verify,
         outage=() if breaker is None else breaker.types,

@@ -53,6 +53,29 @@ def moment(value: Duration | datetime, now: float) -> float:
     return now + seconds(value)
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def as_version(value: object) -> int | None:
+    """A version as the ledger keeps it: a whole number as it is, an aware datetime in microseconds.
+
+    None: it has none. Raises TypeError for another type or a datetime without a zone, ValueError
+    for a number of more than 64 bits.
+    """
+    if value is None:
+        return None
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise TypeError(f"{value!r} has no time zone; a version is an aware datetime")
+        return (value - _EPOCH) // _MICROSECOND
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"a version is a whole number or an aware datetime, not {value!r}")
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"a version is a number of at most 64 bits, not {value!r}")
+    return value
+
+
 def micros(value: float) -> int:
     """Seconds to the ledger's unit, whole microseconds."""
     return round(value * 1_000_000)

@@ -15,7 +15,7 @@ import msgspec
 
 from failbetter import ids, resume
 from failbetter.doubt import Doubt, Happened
-from failbetter.durations import Duration, seconds
+from failbetter.durations import Duration, as_version, seconds
 from failbetter.errors import AttemptLost, EffectUncertain, NotInJob
 from failbetter.limits import MAX_RESULT
 from failbetter.logs import TaskLogger
@@ -77,6 +77,7 @@ class RunningJob:
         line: Line,
         describe: resume.Describe = _name_only,
         transact: Transact | None = None,
+        version: int | None = None,
     ) -> None:
         self._number = number
         self._fence = fence
@@ -92,6 +93,9 @@ class RunningJob:
         self._cursor: tuple[Any] | None = None
         self._cancelled = threading.Event()
         self._open_effects: set[str] = set()
+        self.version = version
+        """Of what the job is about, as its task's `version` said: a datetime in microseconds
+        since the epoch; None: it has none."""
         self.task = task
         self.queue = queue
         self.attempt = attempt
@@ -106,6 +110,18 @@ class RunningJob:
     def cancelled(self) -> bool:
         """Whether someone asked for this job to be cancelled."""
         return self._cancelled.is_set()
+
+    def newer_than(self, stored: int | datetime | None) -> bool:
+        """Whether this job's version is above `stored`, that of what is in its place now.
+
+        None: there is nothing yet. For the write itself say the same in SQL, where nobody comes in
+        between: `UPDATE … SET …, version = :v WHERE key = :k AND version < :v`. Raises ValueError
+        for a job without a version, TypeError for what is no version.
+        """
+        if self.version is None:
+            raise ValueError(f"job {self.id} has no version; give its task subject= and version=")
+        known = as_version(stored)
+        return known is None or self.version > known
 
     def ask_to_cancel(self) -> None:
         """Set `cancelled`; the worker's doing."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 import msgspec
 
 from failbetter import ledger
-from failbetter.durations import Duration, micros, moment, seconds
+from failbetter.durations import Duration, as_version, micros, moment, seconds
 from failbetter.lifecycle.policy import Policy
 from failbetter.limits import DRILL, bounded_key
 from failbetter.payload import Arguments
@@ -43,6 +43,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     unique: Callable[..., object] | None = None
     exclusive: Callable[..., object] | None = None
     subject: Callable[..., object] | None = None
+    version: Callable[..., object] | None = None
     tags: tuple[str, ...] = ()
     verify: Callable[..., object] | None = None
     outage: Errors = ()
@@ -227,6 +228,7 @@ class Call(Generic[P, R]):
             None
             if options.subject is None
             else bounded_key(key_text(options.subject(*args, **kwargs))),
+            None if options.version is None else as_version(options.version(*args, **kwargs)),
             task._tags,
             *task._mirrored(args, kwargs),
         )

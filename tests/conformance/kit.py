@@ -127,6 +127,7 @@ def ending(
         error,
         evidence,
         mirror_key=job.mirror_key,
+        about=job.about,
     )
 
 

@@ -245,6 +245,15 @@ def hold(gate: str) -> None:
             time.sleep(0.005)
 
 
+@task(
+    subject=lambda key, version, gate: key,
+    version=lambda key, version, gate: version,
+)
+def save(key: str, version: int, gate: str) -> None:
+    """Of that version of `key`; runs until somebody makes the file `gate`."""
+    hold(gate)
+
+
 @task(on_lost="fail")
 def hold_once(gate: str) -> None:
     """As `hold`, and must never run twice."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CHARGED = frozenset({Cause.RAISED, Cause.TIMED_OUT, Cause.STALLED, Cause.FAILED_BY_TASK})
 """Causes that `max_attempts` counts (but for what was raised to discard the job)."""
-UNTRIED = frozenset({Reason.EXPIRED, Reason.CANCELLED, Reason.BY_OPERATOR})
+UNTRIED = frozenset({Reason.EXPIRED, Reason.CANCELLED, Reason.BY_OPERATOR, Reason.SUPERSEDED})
 """Reasons for which a job may end without an attempt of its own."""
 NEEDS_ERROR = frozenset(
     {Reason.ERROR, Reason.TIMEOUT, Reason.CRASHED, Reason.LOST, Reason.UNLOADABLE}

@@ -377,6 +377,15 @@ WAITED: list[Case] = [
         {"cause": Cause.REFUSED, "begun": False},
         to(FAILED, Reason.EXPIRED),
     ),
+    *(
+        (
+            f"superseded, having been tried {starts} times: nothing is charged",
+            {"starts": starts, "attempts": starts},
+            {"cause": Cause.REFUSED, "verdict": "discard", "begun": False},
+            to(DISCARDED, Reason.SUPERSEDED),
+        )
+        for starts in (0, 1)
+    ),
     (
         "unloadable: kept in the failed list",
         {},
@@ -561,7 +570,7 @@ def test_every_reason_is_reached() -> None:
 # Reasons that other code than `decide` gives, or that later versions will.
 ELSEWHERE = {
     FAILED: {Reason.MISSING_RECORD},
-    DISCARDED: {Reason.SUPERSEDED, Reason.MISSING_RECORD, Reason.BY_OPERATOR},
+    DISCARDED: {Reason.MISSING_RECORD, Reason.BY_OPERATOR},
 }
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         reads,
         registry,
         stories,
+        supersession,
         turns,
     )
 
@@ -58,6 +59,7 @@ __all__ = [
     "reads",
     "registry",
     "stories",
+    "supersession",
     "turns",
 ]
 

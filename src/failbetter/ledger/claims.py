@@ -8,11 +8,12 @@ import msgspec
 from sqlalchemy import literal_column, null, select, true, tuple_, update
 
 from failbetter.faultpoints import passing
-from failbetter.ledger import holds
+from failbetter.ledger import holds, supersession
 from failbetter.ledger.acts import cancel_as_asked
 from failbetter.ledger.mirrors import follow
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import jobs, workers
+from failbetter.ledger.supersession import About
 from failbetter.lifecycle.decide import Facts
 from failbetter.lifecycle.policy import Policy, from_json
 from failbetter.lifecycle.states import State
@@ -54,6 +55,15 @@ class Claimed(msgspec.Struct, gc=False):
     mirror_key: str | None
     fingerprint: str | None
     """Of the last failure, if it has failed before."""
+    subject: str | None
+    version: int | None
+
+    @property
+    def about(self) -> About | None:
+        """What it is about, if that has versions."""
+        if self.subject is None or self.version is None:
+            return None
+        return About(self.task, self.subject, self.version)
 
     def must_last(self, *, outlived: bool) -> bool:
         """Whether the claim must be on disk before the body begins.
@@ -124,6 +134,8 @@ CLAIMED_COLUMNS = (
     jobs.c.policy,
     jobs.c.mirror_key,
     jobs.c.fingerprint,
+    jobs.c.subject,
+    jobs.c.version,
 )
 _in_lane = (
     jobs.c.rank == b("rank"),
@@ -345,9 +357,11 @@ def claim_in(
             more, is_through = _claim_free(tx, worker, lane, limit - len(claimed), now, held)
             claimed += more
             left_off = left_off or not is_through
+    may_be_more = left_off or len(claimed) >= limit
+    claimed = supersession.let_through(tx, worker, claimed, now)
     if claimed:
         passing("after_claim")
-    return claimed, left_off or len(claimed) >= limit
+    return claimed, may_be_more
 
 
 def _claim_free(

@@ -141,6 +141,7 @@ def _succeed(
                 text,
                 note,
                 mirror_key=job.mirror_key,
+                about=job.about,
             )
             lost = bool(settle(tx, [ending]))
         if lost:

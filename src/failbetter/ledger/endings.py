@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import func, insert, literal_column, null, select, update
 
 from failbetter.faultpoints import passing
+from failbetter.ledger import supersession
 from failbetter.ledger.acts import cancel_as_asked
 from failbetter.ledger.claims import is_attempt
 from failbetter.ledger.mirrors import follow
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from failbetter.ledger.kinds import Tx
+    from failbetter.ledger.supersession import About
 
 
 class Error(msgspec.Struct, frozen=True, gc=False):
@@ -61,6 +63,8 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     error: Error | None = None
     evidence: str | None = None
     mirror_key: str | None = None
+    about: About | None = None
+    """What a success is of, if that has versions."""
 
 
 _mine = (jobs.c.id == b("id"), *is_attempt())
@@ -177,11 +181,24 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[Settlement]:
             tx.run(RECORD, *_attempt_row(ending))
         if ending.transition.state is State.PENDING:
             cancel_as_asked(tx, [ending.id], ending.ended_at)
+    _note_versions(tx, settlements, lost)
     mirrored = [(one.id, one.mirror_key) for one in settlements if one.mirror_key is not None]
     if mirrored:
         follow(tx, mirrored)
     passing("in_commit")
     return lost
+
+
+def _note_versions(tx: Tx, settlements: Sequence[Settlement], lost: list[Settlement]) -> None:
+    """Of the successes among what was written, which versions they were of."""
+    late = {id(one) for one in lost}
+    found = [
+        (one.id, one.about)
+        for one in settlements
+        if one.about is not None and one.transition.state is State.SUCCEEDED and id(one) not in late
+    ]
+    if found:
+        supersession.record(tx, found, tx.now())
 
 
 def _is_plain(ending: Settlement) -> bool:

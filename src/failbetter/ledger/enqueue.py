@@ -41,6 +41,7 @@ class NewJob(msgspec.Struct, frozen=True, gc=False):
     unique_key: str | None = None
     exclusive_key: str | None = None
     subject: str | None = None
+    version: int | None = None
     tags: str | None = None
     mirror: str | None = None
     mirror_key: str | None = None
@@ -71,13 +72,14 @@ _insert = insert(jobs).values(
     unique_key=b("unique_key"),
     exclusive_key=b("exclusive_key"),
     subject=b("subject"),
+    version=b("version"),
     tags=b("tags"),
     mirror=b("mirror"),
     mirror_key=b("mirror_key"),
 )
 _ORDER = (
     "id task queue priority rank careful run_at created_at expires_at payload policy"
-    " unique_key exclusive_key subject tags mirror mirror_key"
+    " unique_key exclusive_key subject version tags mirror mirror_key"
 )
 INSERT = Prepared(_insert, _ORDER)
 INSERT_UNLESS_LIVE = Prepared(
@@ -255,6 +257,7 @@ def _values(number: int, job: NewJob) -> Row:
         job.unique_key,
         job.exclusive_key,
         job.subject,
+        job.version,
         job.tags,
         job.mirror,
         job.mirror_key,

@@ -341,6 +341,18 @@ selected = Table(
 )
 Index("failbetter_selected_by_job", selected.c.job_id, selected.c.operation_id)
 
+subjects = Table(
+    "failbetter_subjects",
+    metadata,
+    # The last success of what jobs of a task are about, if they have versions: the highest one.
+    Column("task", String(KEY_LENGTH), primary_key=True),
+    Column("subject", String(KEY_LENGTH), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("job_id", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 notes = Table(
     "failbetter_notes",
     metadata,

@@ -325,6 +325,9 @@ def _cancelled(facts: Facts, outcome: Outcome, now: int, rng: Random) -> Transit
 
 
 def _refused(facts: Facts, outcome: Outcome, now: int, rng: Random) -> Transition:
+    """The last look before the body: its time was up, or ("discard") a newer job has succeeded."""
+    if outcome.verdict == "discard":
+        return discarded(facts, Reason.SUPERSEDED)
     return expired(facts)
 
 

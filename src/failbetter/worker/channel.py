@@ -76,6 +76,11 @@ class Channel:
         reply = self.ask("payload", handout.id, handout.fence, "", None)
         return reply.value or ""
 
+    def is_outdated(self, handout: Handout) -> bool:
+        """Whether a newer job of the same subject has succeeded since this one was claimed."""
+        reply = self.ask("outdated", handout.id, handout.fence, "", None)
+        return reply.value == "true"
+
     def _listen(self) -> None:
         lines = Lines(ToChild)
         while True:

@@ -92,6 +92,7 @@ class Desk:
                 None if result == "null" else result,
                 message.note,
                 mirror_key=job.mirror_key,
+                about=job.about,
             )
         )
 

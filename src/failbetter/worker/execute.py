@@ -131,6 +131,11 @@ class Executor:
         if handout.expires_at is not None and handout.expires_at <= now:
             self._channel.tell(_ended(attempt, Cause.REFUSED))
             return None
+        if handout.version is not None:
+            if self._channel.is_outdated(handout):
+                self._channel.tell(_ended(attempt, Cause.REFUSED, verdict="discard"))
+                return None
+            now = ledger_time(handout)
         attempt.task = task
         with self._ring_lock:
             self._ring.begin(handout.id, handout.fence, time.monotonic_ns())
@@ -154,6 +159,7 @@ class Executor:
             self._channel,
             attempt.in_short,
             partial(self._transact, attempt),
+            handout.version,
         )
         return attempt
 

@@ -121,6 +121,7 @@ def judge(tx: Tx, one: Undecided, worker: str, outages: Outages) -> Settlement:
         error=error,
         evidence=msgspec.json.encode(evidence).decode() if evidence else None,
         mirror_key=job.mirror_key,
+        about=job.about if succeeded else None,
     )
 
 

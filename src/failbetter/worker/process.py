@@ -171,6 +171,7 @@ class Child:
             job.queue,
             job.expires_at,
             self.epoch,
+            job.version,
         )
         try:
             self._out.send(pack_handout(message, job.payload.encode()))

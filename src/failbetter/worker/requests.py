@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from failbetter.ledger import effects, progress
+from failbetter.ledger import effects, progress, supersession
 from failbetter.resume import Advance, Opened, Size
 from failbetter.worker.wire import Reply, Request
 
@@ -103,6 +103,10 @@ def _settle(tx: Tx, asked: Request, worker: int) -> Answer:
     return status, None
 
 
+def _outdated(tx: Tx, asked: Request, worker: int) -> Answer:
+    return _done_with(supersession.is_outdated(tx, asked.id))
+
+
 def _done_with(value: object) -> Answer:
     return "done", _encode(value).decode()
 
@@ -118,6 +122,7 @@ _KINDS: dict[str, Callable[[Tx, Request, int], Answer]] = {
     "cursor": _cursor,
     "doubts": _doubts,
     "settle": _settle,
+    "outdated": _outdated,
 }
 
 PROGRESS = frozenset({"intend", "done", "start", "advance", "close", "count", "save_cursor"})

@@ -34,6 +34,8 @@ class Handout(msgspec.Struct, array_like=True, frozen=True, gc=False):
     epoch: int = 0
     """What to add to this host's monotonic clock (µs) for the ledger's time: the host's own clock
     may be wrong, or be set while a body runs."""
+    version: int | None = None
+    """Of what the job is about, if that has versions."""
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):

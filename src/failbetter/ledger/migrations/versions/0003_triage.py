@@ -94,6 +94,16 @@ def upgrade() -> None:
         ["job_id", "operation_id"],
         unique=False,
     )
+    op.create_table(
+        "failbetter_subjects",
+        sa.Column("task", sa.String(length=190), nullable=False),
+        sa.Column("subject", sa.String(length=190), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("job_id", sa.BigInteger(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("task", "subject"),
+        sqlite_with_rowid=False,
+    )
     if op.get_bind().dialect.name == "postgresql":
         # What is past its time is deleted all the time: its room is to be free again soon.
         for table in ("attempts", "effects", "items"):
