@@ -26,6 +26,7 @@ RUN = (
     "docs/index.md",
     "docs/start.md",
     "docs/tasks.md",
+    "docs/fingerprints.md",
     "docs/operate.md",
     "docs/holds.md",
     "docs/serve.md",
@@ -130,7 +131,7 @@ def prose(page: str) -> str:
 ID = re.compile(r"\b0[0-9a-hjkmnp-tv-z]{12}\b")
 _VARIES = (
     (ID, "ID"),
-    (re.compile(r"\b1-[0-9a-f]{16}\b"), "FINGERPRINT"),
+    (re.compile(r"\b2-[0-9a-f]{16}\b"), "FINGERPRINT"),
     (re.compile(r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?(\.\d+)?(Z|[+-]\d\d:\d\d)?"), "TIME"),
     (re.compile(r"\b\d\d:\d\d:\d\d(\.\d+)?\b"), "TIME"),
     (re.compile(r"\b[\w.-]+:\d{1,7}\b"), "HOST:PID"),

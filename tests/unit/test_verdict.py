@@ -23,8 +23,11 @@ from failbetter.lifecycle.states import Cause
 from failbetter.task import Options
 from failbetter.worker.verdict import (
     DEFAULT_RELEASE,
+    MAX_CAUSES,
+    MAX_FRAMES,
     MAX_MESSAGE,
     MAX_TRACEBACK,
+    as_failure,
     describe,
     judge,
     secret_texts,
@@ -336,6 +339,106 @@ def test_the_fingerprint_is_the_causes_not_the_messages() -> None:
     one, two = (describe(caught(lambda text=text: body(text)), "t", []) for text in "12")  # type: ignore[misc]
     assert one.fingerprint == two.fingerprint
     assert describe(caught(other), "t", []).fingerprint != one.fingerprint
+
+
+# -- as data, for the fingerprint
+
+
+def test_its_frames_are_the_users_with_their_lines() -> None:
+    def body() -> None:
+        raise ValueError("x")
+
+    failure = as_failure(caught(body), "t", [])
+    last = failure.frames[-1]
+    assert (last.function, last.code) == ("body", 'raise ValueError("x")')
+    assert last.module == __name__
+    assert last.file == __file__
+    assert (failure.task, failure.error_type, failure.message) == ("t", "ValueError", "x")
+
+
+def test_its_causes_are_root_first() -> None:
+    def body() -> None:
+        try:
+            try:
+                _ = {}["key"]
+            except KeyError as error:
+                raise ValueError("the cause") from error
+        except ValueError:
+            raise OSError("the end")  # noqa: B904  # the context is what is tested
+
+    failure = as_failure(caught(body), "t", [])
+    assert [cause.error_type for cause in failure.causes] == ["KeyError", "ValueError"]
+    assert failure.causes[0].frames[-1].code == '_ = {}["key"]'
+
+
+def test_a_suppressed_context_is_no_cause() -> None:
+    def body() -> None:
+        try:
+            _ = {}["key"]
+        except KeyError:
+            raise ValueError("new") from None
+
+    assert as_failure(caught(body), "t", []).causes == []
+
+
+def test_the_first_member_of_a_group_is_its_cause() -> None:
+    def body() -> None:
+        raise ExceptionGroup("several", [ExceptionGroup("in", [KeyError("a")]), OSError("b")])
+
+    failure = as_failure(caught(body), "t", [])
+    assert [cause.error_type for cause in failure.causes] == ["KeyError", "ExceptionGroup"]
+
+
+def test_a_chain_without_end_is_bounded() -> None:
+    one, other = ValueError("one"), ValueError("other")
+    one.__cause__, other.__cause__ = other, one
+    assert [cause.message for cause in as_failure(one, "t", []).causes] == ["other"]
+    error = last = ValueError("0")
+    for number in range(1, 50):
+        last.__cause__ = ValueError(str(number))
+        last = last.__cause__  # type: ignore[assignment]
+    assert [cause.message for cause in as_failure(error, "t", []).causes[:2]] == ["49", "48"]
+    assert len(as_failure(error, "t", []).causes) == MAX_CAUSES
+
+
+def test_deep_frames_are_bounded_and_the_innermost_kept() -> None:
+    def body(depth: int = 300) -> None:
+        if depth:
+            body(depth - 1)
+        else:
+            raise ValueError
+
+    frames = as_failure(caught(body), "t", []).frames
+    assert len(frames) == MAX_FRAMES
+    assert frames[-1].code == "raise ValueError"
+
+
+def test_secrets_are_masked_in_it() -> None:
+    def body() -> None:
+        try:
+            raise KeyError("s3cret")
+        except KeyError as error:
+            raise ValueError("s3cret") from error
+
+    failure = as_failure(caught(body), "t", ["s3cret"])
+    assert "s3cret" not in failure.message + failure.causes[0].message
+
+
+def test_the_cause_is_what_is_fingerprinted() -> None:
+    def lookup(key: str) -> None:
+        _ = {}[key]
+
+    def body(key: str, kind: type[Exception]) -> None:
+        try:
+            lookup(key)
+        except KeyError as error:
+            raise kind(f"no {key}") from error
+
+    def wrapped(key: str, kind: type[Exception]) -> str:
+        return describe(caught(lambda: body(key, kind)), "t", []).fingerprint
+
+    assert wrapped("a", ValueError) == wrapped("b", RuntimeError)
+    assert wrapped("a", ValueError) == describe(caught(lambda: lookup("c")), "t", []).fingerprint
 
 
 # -- masking

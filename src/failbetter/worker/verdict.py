@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import linecache
 import time
 import traceback
+from collections import deque
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE = 4_000
 MAX_TRACEBACK = 40_000
+MAX_CAUSES = 8
+MAX_FRAMES = 120
 DEFAULT_RELEASE = 60.0
 
 
@@ -137,8 +141,42 @@ def describe(error: BaseException, task: str, secrets: list[str]) -> Described:
     if len(text) > MAX_TRACEBACK:
         half = MAX_TRACEBACK // 2
         text = f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
-    failure = Failure(task=task, error_type=kind, message=message, frames=_frames(error))
-    return Described(kind, message, text, fingerprint(failure))
+    return Described(kind, message, text, fingerprint(as_failure(error, task, secrets)))
+
+
+def as_failure(error: BaseException, task: str, secrets: list[str]) -> Failure:
+    """The exception with its causes as data: what its fingerprint is made of."""
+    causes = [_one(cause, task, secrets) for cause in _causes(error)]
+    return msgspec.structs.replace(_one(error, task, secrets), causes=causes)
+
+
+def _one(error: BaseException, task: str, secrets: list[str]) -> Failure:
+    return Failure(
+        task=task,
+        error_type=type_name(type(error))[:KEY_LENGTH],
+        message=_mask(_message(error), secrets)[:MAX_MESSAGE],
+        frames=_frames(error),
+    )
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The exceptions that `error` came of, root cause first; of a group, its first member."""
+    seen = {id(error)}
+    found: list[BaseException] = []
+    cause = _cause(error)
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        found.append(cause)
+        cause = _cause(cause)
+    return found[: -MAX_CAUSES - 1 : -1]
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    if isinstance(error, BaseExceptionGroup):
+        return error.exceptions[0]
+    if error.__cause__ is not None or error.__suppress_context__:
+        return error.__cause__
+    return error.__context__
 
 
 def type_name(kind: type[BaseException]) -> str:
@@ -164,14 +202,29 @@ def _users_part(trace: Any) -> Any:
 
 
 def _frames(error: BaseException) -> list[Frame]:
-    frames = []
+    """The innermost frames, from the call of the body on, each with its source line."""
+    frames: deque[tuple[Any, int]] = deque(maxlen=MAX_FRAMES)
     trace = _users_part(error.__traceback__)
     while trace is not None:
-        code = trace.tb_frame.f_code
-        module = trace.tb_frame.f_globals.get("__name__")
-        frames.append(Frame(code.co_filename, code.co_name, trace.tb_lineno, "", module))
+        frames.append((trace.tb_frame, trace.tb_lineno))
         trace = trace.tb_next
-    return frames
+    return [
+        Frame(
+            frame.f_code.co_filename,
+            frame.f_code.co_name,
+            line,
+            _source(frame, line),
+            frame.f_globals.get("__name__"),
+        )
+        for frame, line in frames
+    ]
+
+
+def _source(frame: Any, line: int) -> str:
+    try:
+        return linecache.getline(frame.f_code.co_filename, line, frame.f_globals).strip()
+    except Exception:  # the module's own loader may misbehave
+        return ""
 
 
 def _mask(text: str, secrets: list[str]) -> str:
