@@ -22,6 +22,7 @@ from failbetter.errors import (
     LedgerFull,
     LedgerUnavailable,
     NotInJob,
+    OperationNotFound,
     PayloadTooLarge,
     Refused,
     Release,
@@ -49,8 +50,11 @@ from failbetter.recovery.report import (
 from failbetter.resume import Items
 from failbetter.running import RunningJob, current_job
 from failbetter.task import Call, Task
+from failbetter.triage.operations import Operation
+from failbetter.triage.preview import Preview, PreviewedJob
 from failbetter.triage.prune import PruneReport
-from failbetter.triage.queries import Group, Jobs, Outcome
+from failbetter.triage.queries import Group, Jobs
+from failbetter.triage.report import OperatedJob, Report
 
 __version__ = "0.1.0"
 
@@ -91,8 +95,12 @@ __all__ = [
     "MirrorCheck",
     "MirrorRow",
     "NotInJob",
-    "Outcome",
+    "OperatedJob",
+    "Operation",
+    "OperationNotFound",
     "PayloadTooLarge",
+    "Preview",
+    "PreviewedJob",
     "Progress",
     "PruneReport",
     "RecoveredJob",
@@ -102,6 +110,7 @@ __all__ = [
     "RecoveryStatus",
     "Refused",
     "Release",
+    "Report",
     "Retry",
     "RunningJob",
     "SchemaMismatch",

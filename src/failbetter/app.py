@@ -26,6 +26,7 @@ from failbetter.mirror.options import Mirror, checked_mirror
 from failbetter.recovery.report import RecoveryProgress, RecoveryReport, RecoveryStatus
 from failbetter.retention import Keep
 from failbetter.task import Options, Task, check_priority, check_queue
+from failbetter.triage import operations, preview
 from failbetter.triage.prune import PruneReport
 from failbetter.triage.queries import Jobs
 from failbetter.twins import twin
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from failbetter.doubt import Happened
     from failbetter.ledger.database import Database
     from failbetter.ledger.holds import Kind
+    from failbetter.triage.operations import Operation
+    from failbetter.triage.preview import Preview
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -310,12 +313,35 @@ class App:
     @property
     def jobs(self) -> Jobs:
         """All jobs, newest first: a query to narrow with `where`."""
-        return Jobs(self.database)
+        return Jobs(self.database, decoders=self._decoders)
 
     @property
     def failed(self) -> Jobs:
         """The failed jobs, newest first: a query to narrow with `where`."""
-        return Jobs(self.database, ledger.reads.Filters(states=(State.FAILED.value,)))
+        failed = ledger.reads.Filters(states=(State.FAILED.value,))
+        return Jobs(self.database, failed, decoders=self._decoders)
+
+    @property
+    def _decoders(self) -> dict[str, Callable[[str], object]]:
+        """Of each task, what restores its arguments."""
+        return {name: task.arguments.decode for name, task in self.tasks.items()}
+
+    def preview(self, token: str) -> Preview:
+        """Open a preview again.
+
+        Raises OperationNotFound when there is none of that token (they are kept for a day),
+        Refused when it was acted on already, ValueError when the text is no token.
+        """
+        return preview.find(self.database, token)
+
+    @property
+    def operations(self) -> list[Operation]:
+        """The bulk acts, the newest first."""
+        return list(operations.listed(self.database))
+
+    def operation(self, id: str) -> Operation:
+        """The operation of that id. Raises OperationNotFound; ValueError when the text is no id."""
+        return operations.find(self.database, id)
 
     # -- holds
 

@@ -4,6 +4,7 @@
     ├── ConfigurationError        a setting that cannot work
     ├── UnknownTask               no task of that name in this app
     ├── JobNotFound               no job of that id in this ledger
+    ├── OperationNotFound         no preview or operation of that id in this ledger
     ├── JobFailed                 `Job.result()` of a job that did not succeed
     ├── PayloadTooLarge           the arguments exceed the ledger's limit
     ├── Refused                   an act on a job that its present state does not allow
@@ -43,6 +44,10 @@ class UnknownTask(FailbetterError, LookupError):
 
 class JobNotFound(FailbetterError, LookupError):
     """No job with that id is in this ledger."""
+
+
+class OperationNotFound(FailbetterError, LookupError):
+    """No preview or operation with that id is in this ledger."""
 
 
 class JobFailed(FailbetterError):

@@ -29,6 +29,7 @@ POINTS = frozenset(
         "before_recorded",
         "in_pruning",
         "before_pruning",
+        "in_operation",
     }
 )
 

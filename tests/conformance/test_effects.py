@@ -6,8 +6,10 @@ from typing import Any
 
 from tests.conformance.kit import NOW, SECOND, Ledger
 
-from failbetter.ledger import acts, effects, reads
+from failbetter import Jobs
+from failbetter.ledger import effects, reads
 from failbetter.ledger.claims import Claimed
+from failbetter.ledger.reads import Filters
 from failbetter.lifecycle.policy import Policy
 from failbetter.lifecycle.states import Cause
 
@@ -146,8 +148,7 @@ def test_no_retry_while_an_effect_is_in_doubt(worked: Ledger) -> None:
     worked.end(job, Cause.CRASHED, uncertain=True)
     assert worked.row(job.id).reason == "uncertain"
     assert "in doubt" in str(worked.retry(job.id, LATER))
-    with worked.database.write() as tx:
-        (why,) = acts.retry_all(tx, [(job.id, False)], LATER).values()
+    (why,) = Jobs(worked.database, Filters(ids=(job.id,))).retry().refused.values()
     assert "in doubt" in why
     assert worked.row(job.id).state == "failed"
 

@@ -17,7 +17,9 @@ from failbetter import (
     Jobs,
     MirrorCheck,
     MirrorRow,
-    Outcome,
+    Operation,
+    Preview,
+    Report,
     RunningJob,
     Task,
 )
@@ -158,7 +160,10 @@ bad = app.failed.where(task="upload", error="OSError", message="*out*", since="2
 assert_type(bad, Jobs)
 assert_type(bad.where(until=datetime.now(UTC)).limit(5), Jobs)
 assert_type(bad.count(), int)
-assert_type(bad.retry(), Outcome)
+assert_type(bad.retry(), Operation)
+assert_type(bad.preview(), Preview)
+assert_type(bad.preview().retry(rate=5, canary=3, note="up").report(), Report)
+assert_type(app.operations, list[Operation])
 assert_type(bad.discard(all=True).refused, dict[str, str])
 assert_type(next(iter(app.jobs)), Job)
 for group in bad.groups():

@@ -75,4 +75,5 @@ def test_the_points_that_the_fault_tests_know() -> None:
         "before_recorded",
         "before_pruning",
         "in_pruning",
+        "in_operation",
     } == faultpoints.POINTS

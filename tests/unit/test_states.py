@@ -93,7 +93,7 @@ def test_an_end_is_left_by_a_person_only() -> None:
         (source, target): verbs for (source, target), verbs in MOVES.items() if source in ENDS
     } == {
         (State.FAILED, State.PENDING): ("retry by a person",),
-        (State.DISCARDED, State.PENDING): ("restore",),
+        (State.DISCARDED, State.FAILED): ("restore",),
         (State.FAILED, State.DISCARDED): ("discard by a person",),
     }
 

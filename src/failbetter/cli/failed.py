@@ -220,7 +220,7 @@ def _json(text: str) -> object:
 class _Verb(NamedTuple):
     name: str
     done: str
-    act: Callable[[failbetter.Jobs], failbetter.Outcome]
+    act: Callable[[failbetter.Jobs], failbetter.Operation]
 
 
 _RETRY = _Verb("retry", "retried", lambda found: found.retry(all=True))

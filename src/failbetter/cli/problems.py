@@ -36,6 +36,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (failbetter.UnknownTask, USAGE),
     (failbetter.PayloadTooLarge, USAGE),
     (failbetter.JobNotFound, REFUSED),
+    (failbetter.OperationNotFound, REFUSED),
     (failbetter.Refused, REFUSED),
     (failbetter.ConfigurationError, MISCONFIGURED),
     (failbetter.SchemaMismatch, MISCONFIGURED),

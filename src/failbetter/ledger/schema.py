@@ -331,6 +331,8 @@ selected = Table(
     Column("fingerprint", String(40)),
     Column("verdict", String(20), nullable=False),
     Column("why", Text),
+    # What acting on it changes, as JSON, so that it can be undone.
+    Column("past", Text),
     # Once acted on: the fence that the act gave the job; or, with `why`, that it was skipped.
     Column("outcome", String(12)),
     Column("moved_fence", Integer),

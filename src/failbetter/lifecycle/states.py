@@ -100,12 +100,12 @@ MOVES: dict[tuple[State, State], tuple[str, ...]] = {
     (State.RUNNING, State.PENDING): ("retry later", "release", "hand back"),
     (State.PENDING, State.SUCCEEDED): ("return",),
     (State.RUNNING, State.SUCCEEDED): ("return",),
-    (State.PENDING, State.FAILED): ("fail", "expire"),
+    (State.PENDING, State.FAILED): ("fail", "expire", "undo a retry"),
     (State.RUNNING, State.FAILED): ("fail",),
     (State.PENDING, State.DISCARDED): ("discard", "expire", "cancel"),
     (State.RUNNING, State.DISCARDED): ("discard", "cancel"),
     (State.FAILED, State.PENDING): ("retry by a person",),
-    (State.DISCARDED, State.PENDING): ("restore",),
+    (State.DISCARDED, State.FAILED): ("restore",),
     (State.FAILED, State.DISCARDED): ("discard by a person",),
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from datetime import datetime
-from functools import partial
 from typing import IO, TYPE_CHECKING
 
 import msgspec
@@ -13,20 +12,20 @@ import msgspec
 from failbetter import ids, ledger
 from failbetter.durations import Duration, micros, moment, seconds, to_datetime
 from failbetter.job import Job
+from failbetter.lifecycle.ramp import Options
 from failbetter.lifecycle.states import Reason, State
+from failbetter.triage import operations, preview
 from failbetter.triage.export import to_file, to_stream
 from failbetter.triage.prune import PruneReport, prune_matching
 from failbetter.twins import twin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from failbetter.ledger.database import Database
-    from failbetter.ledger.kinds import Tx
     from failbetter.ledger.reads import Filters, GroupRow
-
-# A few thousand rows move in one transaction: enough to be fast, short enough to let others write.
-_BATCH = 2_000
+    from failbetter.triage.operations import Operation
+    from failbetter.triage.preview import Decoders, Preview
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -43,20 +42,18 @@ class Group(msgspec.Struct, frozen=True):
     sample: Job
 
 
-class Outcome(msgspec.Struct, frozen=True):
-    """What one bulk act did: how many jobs moved, and of each that did not, why."""
-
-    moved: int
-    refused: dict[str, str]
-
-
 class Jobs:
     """A selection of jobs, newest first. Nothing is read until it is asked for."""
 
     def __init__(
-        self, database: Database, filters: Filters | None = None, limit: int | None = None
+        self,
+        database: Database,
+        filters: Filters | None = None,
+        limit: int | None = None,
+        decoders: Decoders | None = None,
     ) -> None:
         self._database = database
+        self._decoders = decoders or {}
         self._filters = filters or ledger.reads.Filters()
         self._limit = limit
 
@@ -96,13 +93,13 @@ class Jobs:
             until=_past(until, now),
             also=self._filters,
         )
-        return Jobs(self._database, filters, self._limit)
+        return Jobs(self._database, filters, self._limit, self._decoders)
 
     def limit(self, count: int) -> Jobs:
         """At most `count` of them: the newest."""
         if count < 0:
             raise ValueError(f"a limit is a number of jobs from 0, not {count}")
-        return Jobs(self._database, self._filters, count)
+        return Jobs(self._database, self._filters, count, self._decoders)
 
     def __iter__(self) -> Iterator[Job]:
         for page in ledger.reads.pages(self._database, self._filters, self._limit):
@@ -120,19 +117,11 @@ class Jobs:
             for row in ledger.reads.groups(self._database, self._filters)
         ]
 
-    def retry(self, *, all: bool = False) -> Outcome:
-        """Make the failed ones wait again with fresh budgets, now.
+    def preview(self) -> Preview:
+        """Keep the list of these jobs as they are now, each with what a retry would make of it."""
+        return preview.select(self._database, self._filters, self._limit, self._decoders)
 
-        Acts on the jobs that match when it starts. Raises ValueError without a filter, unless
-        `all` says that every failed job is meant.
-        """
-        outcome = self._act("retry", ledger.acts.retry_all, everything=all)
-        self._database.wake()
-        return outcome
-
-    def discard(self, *, all: bool = False) -> Outcome:
-        """Put the failed ones aside for good. As for `retry`, no filter needs `all`."""
-        return self._act("discard", ledger.acts.discard_all, everything=all)
+    apreview = twin(preview)
 
     def export(self, to: str | os.PathLike[str] | IO[bytes], *, force: bool = False) -> int:
         """Write them, newest first, to a file of JSON lines or a binary stream; how many it were.
@@ -176,40 +165,66 @@ class Jobs:
 
     aprune = twin(prune)
 
-    def _act(
+    def retry(
         self,
-        verb: str,
-        act: Callable[[Tx, list[tuple[int, bool]], int], dict[int, str]],
         *,
-        everything: bool,
-    ) -> Outcome:
+        all: bool = False,
+        rate: float | None = None,
+        canary: int | None = None,
+        note: str | None = None,
+        actor: str | None = None,
+        confirm: bool = False,
+    ) -> Operation:
+        """Make the failed ones wait again with fresh budgets: preview and retry in one.
+
+        Acts on the jobs that match when it starts; without `rate` and `canary` at once. See
+        `Preview.retry`. Raises ValueError without a filter, unless `all` says that every failed
+        job is meant.
+        """
+        options = operations.checked_options(
+            rate=rate, canary=canary, tolerate=0.2, within=600, confirm=confirm
+        )
+        self._must_be_meant("retry", everything=all)
+        found = self.preview()
+        return operations.begin(
+            self._database, ids.from_text(found.token), "retry", options, actor=actor, note=note
+        )
+
+    aretry = twin(retry)
+
+    def discard(
+        self, *, all: bool = False, note: str | None = None, actor: str | None = None
+    ) -> Operation:
+        """Put the failed ones aside for good. As for `retry`, no filter needs `all`."""
+        self._must_be_meant("discard", everything=all)
+        return self.preview().discard(note=note, actor=actor)
+
+    adiscard = twin(discard)
+
+    def restore(
+        self, *, all: bool = False, note: str | None = None, actor: str | None = None
+    ) -> Operation:
+        """Make those that a person has discarded failed again, as they were.
+
+        Of `app.jobs`, such as `app.jobs.where(reason="by_operator")`. As for `retry`, no filter
+        needs `all`.
+        """
+        self._must_be_meant("restore", everything=all)
+        found = preview.select(self._database, self._filters, self._limit, {}, restoring=True)
+        return operations.begin(
+            self._database,
+            ids.from_text(found.token),
+            "restore",
+            Options(),
+            actor=actor,
+            note=note,
+        )
+
+    arestore = twin(restore)
+
+    def _must_be_meant(self, verb: str, *, everything: bool) -> None:
         if not self._filters.narrow and self._limit is None and not everything:
-            raise ValueError(f"{verb} without a filter means every failed job: say all=True")
-        moved = 0
-        refused: dict[str, str] = {}
-
-        def act_on(batch: list[tuple[int, bool]], tx: Tx) -> dict[str, str]:
-            return {ids.to_text(number): why for number, why in act(tx, batch, tx.now()).items()}
-
-        for batch in self._batches():
-            kept = self._database.transact(partial(act_on, batch))
-            moved += len(batch) - len(kept)
-            refused |= kept
-        return Outcome(moved, refused)
-
-    def _batches(self) -> Iterator[list[tuple[int, bool]]]:
-        if self._limit is not None:
-            for page in ledger.reads.pages(self._database, self._filters, self._limit, _BATCH):
-                yield [(row.id, row.keyed) for row in page]
-            return
-        # What fails while this runs is outside.
-        filters = self._filters
-        if filters.until is None:
-            filters = msgspec.structs.replace(filters, until=self._database.now())
-        after = 0
-        while batch := ledger.reads.keys(self._database, filters, after, _BATCH):
-            after = batch[-1][0]
-            yield batch
+            raise ValueError(f"{verb} without a filter means every such job: say all=True")
 
 
 def _word(words: type[State] | type[Reason], what: str, text: str) -> str:

@@ -81,6 +81,7 @@ def upgrade() -> None:
         sa.Column("fingerprint", sa.String(length=40), nullable=True),
         sa.Column("verdict", sa.String(length=20), nullable=False),
         sa.Column("why", sa.Text(), nullable=True),
+        sa.Column("past", sa.Text(), nullable=True),
         sa.Column("outcome", sa.String(length=12), nullable=True),
         sa.Column("moved_fence", sa.Integer(), nullable=True),
         sa.Column("moved_at", sa.BigInteger(), nullable=True),

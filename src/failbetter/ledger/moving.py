@@ -1,0 +1,406 @@
+"""The steps of an operation: a batch of its list looked at under locks, decided on, moved.
+
+What moves a job also writes into the list that it was moved, in one transaction: a crash leaves
+no job moved and not noted, and none noted and not moved.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from sqlalchemy import ColumnElement, Select, and_, func, literal_column, null, or_, select, update
+
+from failbetter.ledger import acts
+from failbetter.ledger.mirrors import follow_all
+from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
+from failbetter.ledger.schema import attempts, jobs, selected
+from failbetter.ledger.selection import Past
+from failbetter.lifecycle import ramp
+from failbetter.lifecycle.replay import CONFIRMABLE, KEY_IS_TAKEN, NEVER_AGAIN, Verdict
+from failbetter.lifecycle.states import Reason, State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from failbetter.ledger.kinds import Kind, Tx
+
+MOVED = "moved"
+SKIPPED = "skipped"
+"""By its verdict."""
+CHANGED = "changed"
+EXPIRED = "expired"
+UNCERTAIN = "uncertain"
+DUPLICATE = "duplicate"
+GONE = "gone"
+RETURNED = "returned"
+"""Undone."""
+
+
+class Looked(msgspec.Struct, frozen=True, gc=False):
+    """A job of the list and what it is now."""
+
+    job_id: int
+    fence: int
+    fingerprint: str | None
+    verdict: str
+    why: str | None
+    past: str
+    fence_now: int
+    state: str
+    reason: str | None
+    expires_at: int | None
+    keyed: int
+    can_be_retried: int
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """How a batch is to be moved.
+
+    `confirm`: also what needs confirmation. `aside`: the jobs wait behind others of their
+    priority. `gap`: microseconds between two jobs' times.
+    """
+
+    confirm: bool = False
+    aside: bool = False
+    gap: int = 0
+
+
+_in_list = (
+    selected.c.operation_id == b("operation"),
+    selected.c.job_id > b("after"),
+)
+_cause = func.coalesce(selected.c.fingerprint, literal_column("'-'"))
+_not_yet = (*_in_list, selected.c.outcome.is_(None))
+
+
+def _look(kind: Kind, *where: ColumnElement[bool]) -> Select[Any]:
+    """Also locks the jobs, so that they stay as they were seen."""
+    return (
+        select(
+            selected.c.job_id,
+            selected.c.fence,
+            selected.c.fingerprint,
+            selected.c.verdict,
+            selected.c.why,
+            selected.c.past,
+            jobs.c.fence,
+            jobs.c.state,
+            jobs.c.reason,
+            jobs.c.expires_at,
+            or_(jobs.c.unique_key.is_not(None), jobs.c.mirror_key.is_not(None)),
+            and_(acts.doubts_can_be_settled(kind), ~acts.never_again(kind)),
+        )
+        .join(jobs, jobs.c.id == selected.c.job_id)
+        .where(*where)
+        .order_by(selected.c.job_id)
+        .limit(b("limit"))
+        .offset(ZERO)
+        .with_for_update(of=jobs)
+    )
+
+
+NEXT = Prepared(lambda kind: _look(kind, *_not_yet), "operation after limit")
+NEXT_CANARIES = Prepared(
+    lambda kind: _look(kind, *_not_yet, selected.c.canary == ONE), "operation after limit"
+)
+NEXT_OPEN = Prepared(
+    lambda kind: _look(kind, *_not_yet, ~kind.listed(_cause, b("held"))),
+    "operation after held limit",
+)
+_not_begun = and_(
+    jobs.c.state == acts.is_(State.PENDING),
+    jobs.c.claimed.is_(None),
+    ~select(ONE)
+    .where(attempts.c.job_id == selected.c.job_id, attempts.c.fence > selected.c.moved_fence)
+    .exists(),
+)
+_as_moved = and_(jobs.c.state != acts.is_(State.PENDING), jobs.c.fence == selected.c.moved_fence)
+_later = selected.alias("later")
+taken_over = (
+    select(ONE)
+    .where(
+        _later.c.job_id == selected.c.job_id,
+        _later.c.operation_id != selected.c.operation_id,
+        _later.c.outcome == literal_column(f"'{MOVED}'"),
+        _later.c.moved_fence > selected.c.moved_fence,
+    )
+    .exists()
+)
+"""Whether a later operation has moved the job again."""
+TO_RETURN = Prepared(
+    lambda kind: _look(
+        kind,
+        *_in_list,
+        selected.c.outcome == literal_column(f"'{MOVED}'"),
+        or_(_not_begun, _as_moved),
+        ~taken_over,
+    ),
+    "operation after limit",
+)
+# The fence says that it is as it was seen. A comparison of its state would say no more, and might
+# seem to be a way to find it.
+_this = (jobs.c.id == b("id"), jobs.c.fence == b("fence"))
+RETRY = Prepared(
+    update(jobs)
+    .values(rank=-jobs.c.priority + b("aside"), run_at=b("run_at"), **acts.fresh)
+    .where(*_this),
+    "aside run_at id fence",
+)
+STAND_BACK = Prepared(
+    update(jobs)
+    .values(rank=jobs.c.rank + b("aside"), run_at=b("run_at"))
+    .where(jobs.c.id == b("id"), jobs.c.rank.is_not(None)),
+    "aside run_at id",
+)
+DISCARD = Prepared(
+    update(jobs)
+    .values(
+        state=acts.is_(State.DISCARDED),
+        reason=acts.is_(Reason.BY_OPERATOR),
+        ended_at=b("now"),
+        fence=jobs.c.fence + ONE,
+    )
+    .where(*_this),
+    "now id fence",
+)
+RESTORE = Prepared(
+    update(jobs)
+    .values(
+        state=acts.is_(State.FAILED),
+        reason=b("reason"),
+        ended_at=b("ended_at"),
+        fence=jobs.c.fence + ONE,
+    )
+    .where(*_this),
+    "reason ended_at id fence",
+)
+RETURN = Prepared(
+    update(jobs)
+    .values(
+        state=b("state"),
+        rank=null(),
+        live=null(),
+        cancel=null(),
+        held=null(),
+        fence=jobs.c.fence + ONE,
+        **{name: b(name) for name in Past.__struct_fields__},
+    )
+    .where(*_this),
+    f"state {' '.join(Past.__struct_fields__)} id fence",
+)
+_entry = (selected.c.operation_id == b("operation"), selected.c.job_id == b("job_id"))
+NOTE_MOVED = Prepared(
+    update(selected)
+    .values(
+        outcome=literal_column(f"'{MOVED}'"),
+        moved_fence=selected.c.fence + ONE,
+        moved_at=b("moved_at"),
+    )
+    .where(*_entry),
+    "moved_at operation job_id",
+)
+NOTE = Prepared(
+    update(selected).values(outcome=b("outcome"), why=b("why")).where(*_entry),
+    "why outcome operation job_id",
+)
+NOTE_GONE = Prepared(
+    update(selected)
+    .values(outcome=literal_column(f"'{GONE}'"))
+    .where(
+        selected.c.operation_id == b("operation"),
+        selected.c.outcome.is_(None),
+        ~select(ONE).where(jobs.c.id == selected.c.job_id).exists(),
+    ),
+    "operation",
+)
+_may_be_moved = (
+    selected.c.operation_id == b("operation"),
+    or_(
+        selected.c.verdict == literal_column(f"'{Verdict.READY}'"),
+        and_(
+            selected.c.verdict == literal_column(f"'{Verdict.NEEDS_CONFIRMATION}'"),
+            b("confirm") == ONE,
+        ),
+    ),
+)
+CAUSES = Prepared(
+    select(_cause, func.count())
+    .where(*_may_be_moved)
+    .group_by(_cause)
+    .order_by(func.count().desc(), _cause)
+    .limit(b("limit"))
+    .offset(ZERO),
+    "operation confirm limit",
+)
+SOME_OF_CAUSE = Prepared(
+    select(selected.c.job_id)
+    .where(*_may_be_moved, _cause == b("cause"))
+    .order_by(selected.c.job_id)
+    .limit(b("limit"))
+    .offset(ZERO),
+    "operation confirm cause limit",
+)
+IS_CANARY = Prepared(update(selected).values(canary=ONE).where(*_entry), "operation job_id")
+_AS_SAID = {
+    KEY_IS_TAKEN: DUPLICATE,
+    acts.EXPIRED: EXPIRED,
+    acts.IN_DOUBT: UNCERTAIN,
+}
+
+
+def look(tx: Tx, operation: int, after: int, limit: int) -> list[Looked]:
+    """The next jobs of the list that nothing was done with yet, locked."""
+    return [Looked(*row) for row in tx.rows(NEXT, operation, after, limit)]
+
+
+def look_at_canaries(tx: Tx, operation: int, after: int, limit: int) -> list[Looked]:
+    """As `look`, but only the first few that others are to learn from."""
+    return [Looked(*row) for row in tx.rows(NEXT_CANARIES, operation, after, limit)]
+
+
+def look_at_open(
+    tx: Tx, operation: int, after: int, held: Sequence[str], limit: int
+) -> list[Looked]:
+    """As `look`, but none whose fingerprint ("-" for none) is held back."""
+    text = msgspec.json.encode(list(held)).decode()
+    return [Looked(*row) for row in tx.rows(NEXT_OPEN, operation, after, text, limit)]
+
+
+def look_back(tx: Tx, operation: int, after: int, limit: int) -> list[Looked]:
+    """The next jobs of the list that were moved and have not begun since, locked."""
+    return [Looked(*row) for row in tx.rows(TO_RETURN, operation, after, limit)]
+
+
+def draw_canaries(tx: Tx, operation: int, count: int, *, confirm: bool) -> None:
+    """Mark those of the list that go first: `count` in all, as evenly by cause as there are."""
+    found = [(row[0], row[1]) for row in tx.rows(CAUSES, operation, int(confirm), count)]
+    for cause, share in ramp.shares(dict(found), count).items():
+        numbers = tx.rows(SOME_OF_CAUSE, operation, int(confirm), cause, share)
+        tx.many(IS_CANARY, [(operation, row[0]) for row in numbers])
+
+
+def retry(tx: Tx, operation: int, looked: Sequence[Looked], ask: Ask, now: int) -> int:
+    """Make jobs wait again with fresh budgets; of each that is not, why. How many it were."""
+    moved: list[int] = []
+    plain: list[tuple[object, ...]] = []
+    skipped: list[tuple[Looked, str, str | None]] = []
+    for at, one in enumerate(looked):
+        refused = _refusal(one, ask, now)
+        run_at = now + at * ask.gap
+        if refused is None and one.keyed:
+            refused = _retry_carefully(tx, one, ask, run_at)
+        elif refused is None:
+            plain.append((int(ask.aside), run_at, one.job_id, one.fence))
+        if refused is None:
+            moved.append(one.job_id)
+        else:
+            skipped.append((one, *refused))
+    _all_of(tx.many(RETRY, plain) if plain else 0, plain)
+    _note(tx, operation, moved, skipped, now)
+    return len(moved)
+
+
+def _refusal(one: Looked, ask: Ask, now: int) -> tuple[str, str | None] | None:
+    """What keeps a job from being retried, by what is known of it: the outcome and why."""
+    verdict = Verdict(one.verdict)
+    if one.state != State.FAILED:
+        return CHANGED, f"not failed but {one.state}"
+    if one.fence_now != one.fence:
+        return CHANGED, "it has failed again since"
+    if verdict not in CONFIRMABLE or (verdict is Verdict.NEEDS_CONFIRMATION and not ask.confirm):
+        return SKIPPED, one.why
+    if one.expires_at is not None and one.expires_at <= now:
+        return EXPIRED, acts.EXPIRED
+    if not one.can_be_retried:
+        # Never again, its verdict says why; else it is an effect.
+        return (SKIPPED, one.why) if one.why == NEVER_AGAIN else (UNCERTAIN, acts.IN_DOUBT)
+    return None
+
+
+def _retry_carefully(tx: Tx, one: Looked, ask: Ask, run_at: int) -> tuple[str, str | None] | None:
+    """Retry a job with a unique key or a mirror; else the outcome and why."""
+    why = acts.retry(tx, one.job_id, tx.now())
+    if why is not None:
+        return _AS_SAID.get(why, CHANGED), why
+    if ask.aside or ask.gap:
+        tx.run(STAND_BACK, int(ask.aside), run_at, one.job_id)
+    return None
+
+
+def discard(tx: Tx, operation: int, looked: Sequence[Looked], ask: Ask, now: int) -> int:
+    """Put failed jobs aside for good, whatever their verdict. How many it were."""
+    going, skipped = _as_seen(looked, State.FAILED)
+    _all_of(tx.many(DISCARD, [(now, one.job_id, one.fence) for one in going]), going)
+    follow_all(tx, [one.job_id for one in going if one.keyed])
+    _note(tx, operation, [one.job_id for one in going], skipped, now)
+    return len(going)
+
+
+def restore(tx: Tx, operation: int, looked: Sequence[Looked], ask: Ask, now: int) -> int:
+    """Make discarded jobs failed again, as they were. How many it were.
+
+    Their list keeps as their past what they are to be again.
+    """
+    going, skipped = _as_seen(looked, State.DISCARDED)
+    rows = []
+    for one in going:
+        past = msgspec.json.decode(one.past, type=Past)
+        rows.append((past.reason, past.ended_at, one.job_id, one.fence))
+    _all_of(tx.many(RESTORE, rows), going)
+    follow_all(tx, [one.job_id for one in going if one.keyed])
+    _note(tx, operation, [one.job_id for one in going], skipped, now)
+    return len(going)
+
+
+def _as_seen(
+    looked: Sequence[Looked], state: State
+) -> tuple[list[Looked], list[tuple[Looked, str, str | None]]]:
+    going: list[Looked] = []
+    skipped: list[tuple[Looked, str, str | None]] = []
+    for one in looked:
+        if state is State.DISCARDED and one.verdict != Verdict.READY:
+            skipped.append((one, SKIPPED, one.why))
+        elif one.state != state:
+            skipped.append((one, CHANGED, f"not {state} but {one.state}"))
+        elif one.fence_now != one.fence:
+            skipped.append((one, CHANGED, f"it was {state} again since"))
+        else:
+            going.append(one)
+    return going, skipped
+
+
+def give_back(tx: Tx, operation: int, looked: Sequence[Looked]) -> int:
+    """Make jobs that `look_back` has found failed as they were. How many it were."""
+    rows = []
+    for one in looked:
+        past = msgspec.structs.astuple(msgspec.json.decode(one.past, type=Past))
+        rows.append((State.FAILED.value, *past, one.job_id, one.fence_now))
+    _all_of(tx.many(RETURN, rows), rows)
+    follow_all(tx, [one.job_id for one in looked if one.keyed])
+    tx.many(NOTE, [(one.why, RETURNED, operation, one.job_id) for one in looked])
+    return len(looked)
+
+
+def note_gone(tx: Tx, operation: int) -> None:
+    """Of the list's jobs that are left, those that are no longer in the ledger are gone."""
+    tx.run(NOTE_GONE, operation)
+
+
+def _note(
+    tx: Tx,
+    operation: int,
+    moved: Sequence[int],
+    skipped: Sequence[tuple[Looked, str, str | None]],
+    now: int,
+) -> None:
+    if moved:
+        tx.many(NOTE_MOVED, [(now, operation, number) for number in moved])
+    if skipped:
+        tx.many(NOTE, [(why, outcome, operation, one.job_id) for one, outcome, why in skipped])
+
+
+def _all_of(matched: int, rows: Sequence[object]) -> None:
+    """The jobs were locked as they were seen, so that all of them have moved."""
+    if matched != len(rows):
+        raise AssertionError(f"{matched} of {len(rows)} locked jobs were as they had been seen")
