@@ -12,7 +12,6 @@ import pytest
 from tests.conformance.kit import NOW, SECOND, Ledger, unlike
 
 from failbetter import App, Jobs, Operation, OperationNotFound, Refused, ids
-from failbetter.ledger import operations as rows
 from failbetter.ledger.endings import Error
 from failbetter.ledger.reads import Filters
 from failbetter.ledger.schema import jobs
@@ -433,22 +432,3 @@ def test_it_always_adds_up(worked: Ledger, round_: int) -> None:
         for operation in begun:
             parts(operation)
             assert operation.report().moved == operation.moved
-
-
-def test_previews_are_cleared_away_after_a_day(
-    worked: Ledger, app: App, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for _ in range(3):
-        worked.fail()
-    preview = failed(worked).preview()
-    kept = failed(worked).preview().retry()
-    monkeypatch.setattr(rows, "PREVIEW_KEPT", -1)
-    stale = failed(worked).preview()
-    with worked.database.look() as tx:
-        due = rows.due(tx, worked.database.now(), 10)
-    assert due == [ids.from_text(stale.token)]
-    operations.finish(worked.database, due[0])
-    with pytest.raises(OperationNotFound):
-        app.preview(stale.token)
-    assert app.preview(preview.token).total == 3
-    assert app.operation(kept.id).total == 3

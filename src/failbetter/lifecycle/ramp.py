@@ -33,6 +33,7 @@ SECOND = 1_000_000
 LOOK_BACK = 60 * SECOND
 """What was moved so long ago at most speaks for or against going on."""
 DOUBLES_EVERY = 5 * SECOND
+# Fewer than this say nothing, once the canaries are through.
 _ENOUGH = 5
 # Whatever the error: when more than this share fails, something is wrong with going on.
 _TOO_MANY = 0.5
@@ -186,8 +187,9 @@ def _failing(held: Mapping[str, str], options: Options, tallies: Sequence[Tally]
     """Causes that are to be held back from now on, each with why."""
     found = {}
     for one in tallies:
-        told = one.judged >= _ENOUGH or one.judged == one.moved > 0
-        why = _too_bad(one, options) if told and one.fingerprint not in held else None
+        if one.judged < _ENOUGH or one.fingerprint in held:
+            continue
+        why = _too_bad(one, options)
         if why is not None:
             found[one.fingerprint] = why
     return found
@@ -197,6 +199,6 @@ def _too_bad(one: Tally, options: Options) -> str | None:
     if one.alike > options.share * one.judged:
         return f"{one.alike} of {one.judged} failed alike again"
     failed = one.alike + one.otherwise
-    if failed > _TOO_MANY * one.judged:
+    if failed > max(_TOO_MANY, options.share) * one.judged:
         return f"{failed} of {one.judged} failed again"
     return None

@@ -1,4 +1,4 @@
-"""Upkeep without running jobs: sweeps, holds let go of, mirrored rows delivered, and retention.
+"""Upkeep without running jobs: sweeps, holds, operations, mirrored rows, retention.
 
 For fleets whose jobs run elsewhere, and beside workers on other hosts. It has no worker's row, so
 that each sweep writes a mark of its own: a process that cannot write believes nobody's silence.
@@ -21,6 +21,7 @@ from failbetter.errors import FailbetterError, LedgerError, SchemaMismatch
 from failbetter.fleet import describe_process
 from failbetter.ledger.database import Database
 from failbetter.recovery.sweeper import Sweeper
+from failbetter.triage.ramp import Driver
 from failbetter.worker.appload import load_app
 from failbetter.worker.delivery import Delivery
 from failbetter.worker.keeping import Keeping
@@ -57,6 +58,7 @@ class Maintainer:
         self._delivery = delivery
         self._keeping = keeping
         self._sweeper = Sweeper(database)
+        self._driver = Driver(database)
         self._stop = threading.Event()
         self._failures = 0
 
@@ -87,7 +89,7 @@ class Maintainer:
     def once(self) -> int:
         """Sweep until nothing more can be done at once; the exit code."""
         try:
-            while self._sweeper.tick(time.monotonic()).more and not self._stop.is_set():
+            while self._tick() and not self._stop.is_set():
                 pass
             while holds.tick(self._database) and not self._stop.is_set():
                 pass
@@ -107,10 +109,15 @@ class Maintainer:
             self._keeping.stop()
         self._database.close()
 
+    def _tick(self) -> bool:
+        """Sweep, and go on with operations; whether there is more to do at once."""
+        more = self._sweeper.tick(time.monotonic()).more
+        return self._driver.tick(time.monotonic()).more or more
+
     def _sweep(self) -> float:
         """Sweep once; how long to wait then (s)."""
         try:
-            more = self._sweeper.tick(time.monotonic()).more
+            more = self._tick()
             holds.tick(self._database)
             if self._keeping is not None:
                 self._keeping.tick(self._database, time.monotonic())

@@ -27,6 +27,7 @@ from failbetter.fleet import Bell, describe_process
 from failbetter.ledger import claims, registry
 from failbetter.ledger.database import Database
 from failbetter.recovery.sweeper import Sweeper
+from failbetter.triage.ramp import Driver
 from failbetter.worker.delivery import Delivery
 from failbetter.worker.desk import Desk
 from failbetter.worker.evidence import describe_exit, exit_text
@@ -106,6 +107,7 @@ class Supervisor:
         self._database: Database
         self._desk: Desk
         self._sweeper: Sweeper
+        self._driver: Driver
         self._lock: WorkerLock
         self._turn: Turn
         self._bell: Bell | None = None
@@ -274,6 +276,7 @@ class Supervisor:
             self._selector.register(self._bell.receiver, selectors.EVENT_READ, self._bell)
         self._desk = Desk(self._database, worker, self._held)
         self._sweeper = Sweeper(self._database, own=number)
+        self._driver = Driver(self._database, own=number)
         self._enlisted = True
         self._look = True
 
@@ -475,11 +478,12 @@ class Supervisor:
             self._next_sweep = now + _SWEEP
             try:
                 report = self._sweeper.tick(now)
+                driven = self._driver.tick(now)
             except (LedgerError, OSError) as error:
                 _logger.warning("the sweep could not be done: %s", error)
             else:
-                self._look = self._look or bool(report.handed_back)
-                if report.more:
+                self._look = self._look or bool(report.handed_back or driven.moved)
+                if report.more or driven.more:
                     self._next_sweep = now
 
     def _held(self) -> set[tuple[int, int]]:
