@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
@@ -272,6 +273,31 @@ def call(service: str) -> None:
     with told():
         if not os.path.exists(service):
             raise ConnectionError("the service is down")
+
+
+@task(max_attempts=1)
+def deliver(url: str, n: int) -> None:
+    """Needs a service, and has a bug."""
+    with told():
+        deliver_to(url, n)
+
+
+@task(
+    max_attempts=1,
+    breaker=failbetter.Breaker(on=OSError, failures=5, probe_every=0.5, rate=100),
+)
+def deliver_guarded(url: str, n: int) -> None:
+    """As `deliver`, by one who knows of breakers."""
+    with told():
+        deliver_to(url, n)
+
+
+def deliver_to(url: str, n: int) -> None:
+    """Ask the service at that URL, unless it is one of the few with a bug."""
+    if n % 8 == 3:
+        raise ValueError(f"order {n} has no address")
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        answer.read()
 
 
 # -- those that die

@@ -22,9 +22,7 @@ def make_failed(site: Site, count: int) -> list[Job]:
     made = site.enqueue_many("plain", [(n,) for n in range(count)])
     values = {"state": "failed", "reason": "error", "rank": None, "live": None}
     with site.app.database.engine.begin() as connection:
-        connection.execute(
-            sqlalchemy.update(jobs).values(ended_at=jobs.c.created_at, **values)
-        )
+        connection.execute(sqlalchemy.update(jobs).values(ended_at=jobs.c.created_at, **values))
     return made
 
 
