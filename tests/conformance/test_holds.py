@@ -114,8 +114,9 @@ def test_a_lane_full_of_held_jobs_hides_nothing_for_long(app: App, at: Ledger) -
     free = at.add(task="mail")
     app.pause(task="upload")
     with at.database.write() as tx:
-        found, _ = claims.look(tx, [], NOW)
-        claimed, more = claims.claim_in(tx, 1, found, 3, NOW)
+        held = ledger.holds.standing(tx, to_claim=True)
+        found, _ = claims.look(tx, [], NOW, held)
+        claimed, more = claims.claim_in(tx, 1, found, 3, NOW, held)
     assert (claimed, more) == ([], True)  # it says that it has not looked through
     for _ in range(10):
         if claimed := at.claim(limit=3):

@@ -319,10 +319,15 @@ def any_live(tx: Tx, queues: Sequence[str]) -> bool:
     return any(_meant(row[0], queues) for row in tx.rows(CLAIMED_QUEUES))
 
 
-def look(tx: Tx, queues: Sequence[str], now: int) -> tuple[list[Lane], int | None]:
-    """The lanes in which jobs are due, best first; and when the next falls due of those not yet."""
-    held = holds.standing(tx).queues
-    found = [lane for lane in lanes(tx, queues) if lane.queue not in held]
+def look(
+    tx: Tx, queues: Sequence[str], now: int, held: holds.Standing | None = None
+) -> tuple[list[Lane], int | None]:
+    """The lanes in which jobs are due, best first; and when the next falls due of those not yet.
+
+    `held`: what is held, if that is known already.
+    """
+    passed_over = (holds.standing(tx) if held is None else held).queues
+    found = [lane for lane in lanes(tx, queues) if lane.queue not in passed_over]
     later = [lane.run_at for lane in found if lane.run_at > now]
     return [lane for lane in found if lane.run_at <= now], min(later, default=None)
 
@@ -334,20 +339,20 @@ def claim(
 
     Only a registered worker may claim: one that was declared lost meanwhile gets nothing.
     """
-    found, due = look(tx, queues, now)
-    claimed, _ = claim_in(tx, worker, found, limit, now)
+    held = holds.standing(tx, to_claim=True)
+    found, due = look(tx, queues, now, held)
+    claimed, _ = claim_in(tx, worker, found, limit, now, held)
     return claimed, due
 
 
 def claim_in(
-    tx: Tx, worker: int, found: Sequence[Lane], limit: int, now: int
+    tx: Tx, worker: int, found: Sequence[Lane], limit: int, now: int, held: holds.Standing
 ) -> tuple[list[Claimed], bool]:
     """Claim up to `limit` jobs of the lanes that `look` has found, and park what is held of them.
 
     Also whether there may be more: so there may when as many as asked for were claimed, or when
-    a lane was left because so much of it was held.
+    a lane was left because so much of it was held. `held`: as it stays until the transaction's end.
     """
-    held = holds.standing(tx, to_claim=True)
     claimed: list[Claimed] = []
     left_off = False
     for lane in found:

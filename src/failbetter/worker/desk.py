@@ -252,9 +252,10 @@ class Desk:
         if room <= 0:
             return []
         now = tx.now()
+        held = holds.standing(tx, to_claim=True)
         if found is None:
-            found, self.due = claims.look(tx, self._queues, now)
-        claimed, self.more = claims.claim_in(tx, self.worker.id, found, room, now)
+            found, self.due = claims.look(tx, self._queues, now, held)
+        claimed, self.more = claims.claim_in(tx, self.worker.id, found, room, now, held)
         return claimed
 
     def _after(self, judged: list[Settlement], refused: list[Settlement]) -> None:
