@@ -11,7 +11,7 @@ from tests.conformance.kit import NOW, Ledger, ending
 
 from failbetter import App, ids
 from failbetter.durations import as_version
-from failbetter.ledger import claims, supersession
+from failbetter.ledger import claims, holds, supersession
 from failbetter.ledger.schema import subjects
 from failbetter.ledger.supersession import About
 from failbetter.lifecycle.states import Cause
@@ -135,8 +135,9 @@ def test_what_was_dropped_is_no_reason_to_stop_claiming(worked: Ledger, app: App
     for _ in range(3):
         add(worked, 1)
     with worked.database.write() as tx:
-        found, _ = claims.look(tx, [], NOW)
-        assert claims.claim_in(tx, 1, found, 3, NOW) == ([], True)
+        held = holds.standing(tx, to_claim=True)
+        found, _ = claims.look(tx, [], NOW, held)
+        assert claims.claim_in(tx, 1, found, 3, NOW, held) == ([], True)
 
 
 def test_the_last_look_before_the_body(worked: Ledger) -> None:
