@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import itertools
 import random
 import threading
 import time
@@ -131,6 +132,8 @@ def murder(site: Site, jobs: int, kills: int, **settings: Any) -> None:
             site.enqueue(name, *args)
         time.sleep(rng.uniform(0, 0.02))
         murderer.strike()
+    for name, args in itertools.islice(mix, jobs - len(site.accepted)):
+        site.enqueue(name, *args)  # a strike may have hit two at once, and so come early to its end
     killed = time.monotonic()
     murderer.end()
     site.wait_all_over(90)
