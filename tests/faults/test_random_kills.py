@@ -8,8 +8,8 @@ same schedule of processes), `FAILBETTER_TEST_KILLS` sets how many kills the soa
 from __future__ import annotations
 
 import contextlib
-import os
 import itertools
+import os
 import random
 import threading
 import time
