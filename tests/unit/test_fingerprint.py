@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from msgspec.structs import replace
 
 from failbetter import Failure, Frame, fingerprint
 
@@ -130,6 +131,8 @@ def test_a_package_goes_by_its_name() -> None:
         "C:\\work\\venv\\Lib\\site-packages\\requests\\api.py",
         "C:\\Python311\\Lib\\json\\decoder.py",
         "C:\\Users\\ann\\AppData\\Local\\Programs\\Python\\Python312\\Lib\\json\\decoder.py",
+        "C:\\hostedtoolcache\\windows\\Python\\3.11.4\\x64\\Lib\\json\\decoder.py",
+        "C:\\Users\\ann\\AppData\\uv\\cpython-3.12.1-windows-x86_64\\Lib\\json\\decoder.py",
         "C:\\Users\\ann\\miniconda3\\Lib\\json\\decoder.py",
         "C:\\Users\\ann\\miniconda3\\envs\\shop\\lib\\json\\decoder.py",
         "/usr/lib/python3/dist-packages/redis/client.py",
@@ -156,7 +159,17 @@ def test_libraries_in_any_layout(file: str) -> None:
     assert of(frames=[OWN, frame]) == of()
 
 
-@pytest.mark.parametrize("file", ["<stdin>", "/app/lib/orders.py", "/home/python/app/orders.py"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "<stdin>",
+        "/app/lib/orders.py",
+        "/home/python/app/orders.py",
+        "/home/ann/python-projects/shop/lib/orders.py",
+        "/home/ann/lib/python/orders.py",
+        "D:\\python\\shop\\lib\\orders.py",
+    ],
+)
 def test_what_is_no_library(file: str) -> None:
     assert Frame(file, "charge").is_own
 
@@ -395,6 +408,21 @@ def test_wrappers_that_repeat_are_seen_through() -> None:
         assert wrapped == bare
 
 
+def test_how_often_it_was_tried_does_not_count() -> None:
+    failed = cause("shop.Busy", "port 7", CALLER, own("raise Busy(port)"))
+    again = cause("shop.Busy", "port 8", CALLER, own("raise Busy(port)"))
+    twice = replace(again, causes=[failed])
+    assert fingerprint(twice) == fingerprint(failed)
+    assert fingerprint(replace(again, causes=[failed, failed])) == fingerprint(failed)
+
+
+def test_short_texts_stand_in_others_by_chance() -> None:
+    inner = cause("csv.Error", "7", own("parse(text)", function="parse"))
+    frames = [own("handle()"), own("raise ValueError(said)", function="handle")]
+    said = "Error 17 is told of here"
+    assert of(said, frames=frames, causes=[inner]) != fingerprint(inner)
+
+
 def test_wrappers_raised_where_the_cause_was_caught_are_seen_through() -> None:
     where = own('raise SyncError("could not sync")')
     wrapped = of("could not sync", error_type="shop.SyncError", frames=[where], causes=[REFUSED])
@@ -480,6 +508,14 @@ def test_the_running_function_is_the_cause_not_the_handler(kind: str, handler: F
     assert struck(first) == struck(second, message="exceeded 20 s")
     assert struck(first) == struck(second, STANDARD)
     assert struck(first) != struck(own("total += 1", function="count"))
+
+
+def test_a_handler_of_events_is_no_handler_of_alarms_if_nothing_ran() -> None:
+    handler = own('raise TimeoutError("slow")', function="handler")
+    other = Frame("/app/shop/mail.py", "handler", 1, handler.code)
+    assert of(error_type="TimeoutError", frames=[handler]) != of(
+        error_type="TimeoutError", frames=[other]
+    )
 
 
 def test_a_cancelled_wait_is_its_timeouts_place() -> None:

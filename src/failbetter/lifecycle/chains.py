@@ -10,6 +10,8 @@ from failbetter.lifecycle.error_types import canonical
 from failbetter.lifecycle.failure import Failure, Frame
 
 _MOST = 8
+# Shorter messages (`'1'`) and names (`Error`) stand in others by chance.
+_TELLING = 5
 # What another process sent as text: no exception of its own.
 _REMOTE = ("_RemoteTraceback", "RemoteTraceback", "_ExceptionWithTraceback")
 _TOLD = re.compile(
@@ -109,8 +111,19 @@ def _raised_in_its_handler(outer: Failure, inner: Failure) -> bool:
 
 
 def _repeats(outer: Failure, inner: Failure) -> bool:
-    """Whether `outer` has nothing to say but what `inner` said."""
+    """Whether `outer` has nothing to say but what `inner` said; so has another try of it."""
     said, again = inner.message.strip()[:400], outer.message[:4_000]
-    if said and said in again:
+    if len(said) >= _TELLING and said in again:
         return True
-    return bool(inner.error_type) and inner.error_type.rpartition(".")[2] in again
+    name = inner.error_type.rpartition(".")[2]
+    if len(name) > _TELLING and name in again:
+        return True
+    return (
+        outer.error_type == inner.error_type
+        and bool(outer.frames and inner.frames)
+        and _spot(outer.frames[-1]) == _spot(inner.frames[-1])
+    )
+
+
+def _spot(frame: Frame) -> tuple[str, str, str]:
+    return frame.file, frame.function, frame.code

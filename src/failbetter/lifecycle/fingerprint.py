@@ -102,7 +102,7 @@ def _own_frames(failure: Failure, package: str) -> list[Frame]:
         or (package and package_name(frame.file, frame.module) == package)
     ]
     if frames and frames[-1] is failure.frames[-1] and _is_struck(failure):
-        return frames[:-1] if _HANDLER.fullmatch(frames[-1].function) else frames
+        return (_HANDLER.fullmatch(frames[-1].function) and frames[:-1]) or frames
     return frames
 
 

@@ -10,10 +10,10 @@ from typing import TypeVar
 _LIBRARY = re.compile(
     r"""/(?:site|dist)-packages/
     | /__pypackages__/ | \.egg/ | /\.?(?:deps|installed_wheels)/ | /opt/python/ | /var/lang/
-    | /(?:lib|lib64|lib-python|lib_pypy)/(?:python|pypy)?\d[\d.]*t?/
-    | /lib/python\d*/ | /lib_pypy/
-    | python[^/]*/(?:[^/]*/)?lib/     # Windows: C:/Python311/Lib/, conda's envs/x/Lib/
-    | conda[^/]*/(?:envs/[^/]+/)?lib/
+    | /lib(?:64)?/(?:python|pypy)\d[\d.]*t?/ | /lib-python/\d | /lib_pypy/
+    # On Windows: C:/Python311/Lib/, uv's cpython-3.12.1-windows/Lib/, a build machine's, conda's.
+    | python[.\-]?\d[^/]*/lib/ | python/3\.[\d.]+/x\d\d/lib/
+    | (?:(?:mini|ana)conda|(?:mini|mamba)forge)\d?/(?:envs/[^/]+/)?lib/
     | python\d+\.zip/
     """,
     re.VERBOSE | re.IGNORECASE,
