@@ -10,7 +10,7 @@ from tests.corpus.measure import load
 
 from failbetter import Failure, Frame, fingerprint
 
-CORPUS = [one.failure for one in load("shop.jsonl", "press.jsonl")]
+CORPUS = [one.failure for one in load("shop.jsonl", "press.jsonl", "lab.jsonl")]
 
 names = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12)
 numbers = st.integers(0, 10**12)

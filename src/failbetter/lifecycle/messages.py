@@ -17,24 +17,24 @@ _BEFORE = 32
 _NUMBER = re.compile(r"-?\b\d{1,10}\b")
 _SAID_BEFORE = re.compile(
     r"""(?:
-    \bexit(?:ed)?(?:\ with)?(?:\ non-zero)?(?:[\ _-](?:status|code|value))*
+    \bexit(?:ed)?(?:\ with)?(?:\ non-zero)?(?:[\ _-]?(?:status|code|value))*
     | \b(?:return(?:ed|s)?[\ _-]?code|retcode|rc)
     | \bsignals?\.?(?:\ number)?
     | \b(?:https?|smtp)(?:/\d(?:\.\d)?)?(?:[\ _-]?(?:error|status|code|response))*
     | \b(?:error|status|response|result|reply|http)[\ _-]?code
     | \b(?:http|response|got|unexpected|bad)[\ _-]?status
-    | \b(?:status|code|error)
+    | \b(?:status|code) | error
     | \b(?:responded|replied|answered|failed|got|received|returned)(?:\ with|\ an?)?
     )(?:\ of|\ was|\ is)?['"]?\s?[:=\#]?\s?[(<]?$""",
     re.VERBOSE | re.IGNORECASE,
 )
 # The last words of the above, to look at all of it only where one of them stands.
-_LAST_WORDS = frozenset({
+_LAST_WORDS = (
     "a", "an", "answered", "code", "error", "exit", "exited", "failed", "got", "http", "https",
     "is", "number", "of", "rc", "received", "replied", "reply", "response", "responded", "result",
     "retcode", "returncode", "returned", "returns", "signal", "signals", "smtp", "status", "value",
     "was", "with", "zero",
-})  # fmt: skip
+)  # fmt: skip
 _LAST_WORD = re.compile(r"[A-Za-z]+$")
 _SAID_AFTER = re.compile(
     r"""[\ :-]{1,3}(?:client\ error|server\ error|errors?\b|bad\ |unauthorized|forbidden|gone\b
@@ -42,10 +42,13 @@ _SAID_AFTER = re.compile(
     |request\ |payment\ req|precondition|moved\ perm|locked\b)|,\ b?['"]""",
     re.VERBOSE | re.IGNORECASE,
 )
+# A message that begins with a status: "404, message=…", "503: …", "404 {…}", "550 No such file",
+# or with the number of a database: "1062 (23000): …".
+_SAID_FIRST = re.compile(r"\(?(?:[45]\d\d(?=$|[,:;)\]\n]|\s+[-{(\"'\[A-Z])|\d{4}(?=\ \(\w{5}\)))")
 _STATUS = re.compile(r"[1-5]\d\d$")
 _NAMED_CODE = re.compile(
     r"\bSIG(?:KILL|TERM|SEGV|ABRT|INT|HUP|BUS|ILL|FPE|PIPE|ALRM|QUIT|SYS|TRAP|XCPU|XFSZ|USR[12])\b"
-    r"|\bORA-\d{5}\b|\bSQLSTATE\W{0,3}[0-9A-Z]{5}\b|\bStatusCode\.[A-Z_]+"
+    r"|\bORA-\d{5}\b|\bE\d{5}\b|(?<=^\(')[0-9A-Z]{5}(?=')|\bSQLSTATE\W{0,3}[0-9A-Z]{5}\b|\bStatusCode\.[A-Z_]+"
 )
 _VAGUE = (
     "got",
@@ -59,7 +62,8 @@ _VAGUE = (
     "error",
 )
 _ERRNO = re.compile(
-    r"\[(?:Errno|WinError|Error)\s(-?\d{1,6})\]|\berrno\W{0,3}(-?\d{1,6})\b|^Error (-?\d{1,5}) ",
+    r"\[(?:Errno|WinError|Error)\s(-?\d{1,6})\]|\berrno\W{0,3}(-?\d{1,6})\b|^Error (-?\d{1,5}) "
+    r"|\b(?:OSError|IOError|Connection[A-Za-z]+Error|BrokenPipeError|TimeoutError)\((\d{1,5}), ",
     re.IGNORECASE,
 )
 # One condition under its numbers on macOS, of Windows' sockets, and on Windows alone.
@@ -114,8 +118,10 @@ def _is_cause(text: str, match: re.Match[str]) -> bool:
             return False
         # Of other numbers that something "returned" or "got", how many is data.
         return not word.startswith(_VAGUE) or "with" in word or _STATUS.match(number) is not None
+    at_first = not before.strip("( ")
+    if at_first and _SAID_FIRST.match(text.lstrip()):
+        return True
     if _SAID_AFTER.match(text, match.end()):
-        at_first = not before.strip("( ")
         return bool(_STATUS.match(number)) or (at_first and len(number) == 4)
     return False
 
@@ -125,7 +131,7 @@ def _may_say(before: str) -> bool:
     last = _LAST_WORD.search(told)
     if last is None:
         return told[-4:-1] in ("/1.", "TP/")  # HTTP/1.1 404, HTTP/2 503
-    return last.group().lower() in _LAST_WORDS
+    return last.group().lower().endswith(_LAST_WORDS)
 
 
 def errno(message: str, kind: str = "") -> int | None:
