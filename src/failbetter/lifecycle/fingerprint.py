@@ -196,7 +196,7 @@ def _place(own: Sequence[Frame]) -> str:
     if frame.function in _COMPREHENSIONS or (frame.function in _NAMELESS and not frame.code):
         named = (one for one in reversed(own) if one.function not in _COMPREHENSIONS)
         frame = next((one for one in named if one.function not in _NAMELESS), frame)
-    module = module_name(frame.file, frame.module)
+    module = module_name(frame.file, frame.module, frame.code)
     return f"{module}:{_function(frame)}"
 
 

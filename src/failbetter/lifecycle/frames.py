@@ -48,12 +48,6 @@ def _cached(ask: Callable[[str, str | None], _Answer]) -> Callable[[str, str | N
 
 _FILLERS = ("__init__", "__main__")
 _SUFFIX = re.compile(r"\.(?:py[cwox]?|so|pyd)$|[-(].*$")
-# Folders that hold applications, by name or by a version stamped on them.
-_ROOT = re.compile(
-    r"[A-Za-z]:|app|apps|src|srv|opt|var|www|html|code|work|workspaces?|projects?|repos?|git|root"
-    r"|data|mnt|tmp|private|usr|builds?|releases?|current|deploy|services?|site|home|Users"
-    r"|v?\d[\w.\-]*|[\w.\-]*[-_.]v?\d[\w.\-]*|[0-9a-f]{7,64}|[\w.\-]+\.(?:pyz|pex|zip|whl)",
-)
 _SAYS_LITTLE = frozenset({
     "api", "app", "backend", "base", "cli", "client", "clients", "common", "core", "db", "errors",
     "forms", "handler", "handlers", "helpers", "job", "jobs", "loader", "main", "manager",
@@ -74,34 +68,31 @@ def is_library(file: str, module: str | None) -> bool:
     return _LIBRARY.search(path) is not None or path.endswith((".pyx", ".pxd"))
 
 
-@_cached
-def module_name(file: str, module: str | None) -> str:
+def module_name(file: str, module: str | None, code: str) -> str:
     """The module by the end of its import name, which no machine, container or venv changes.
 
-    A path alone does not say where the import path began (`/app/shop/orders.py`,
-    `/home/ann/work/orders.py`), so that its last part counts: `orders`. A part more counts where
-    the last says little and it is sure to be the package: `shop.tasks`.
+    A path does not say where the import path began (`/app/shop/orders.py`, `/home/ann/orders.py`),
+    so that its last part counts: `orders`. Of an import name that is known, and whose last part
+    says little, the package counts too (`plugins.github.client`), but only if it is a deep one or
+    there is no code to tell more: the same failure may be known by its path elsewhere.
     """
+    last, package, is_deep = _import_name(file, module)
+    if package and last in _SAYS_LITTLE and (is_deep or not code):
+        return f"{package}.{last}"
+    return last
+
+
+@_cached
+def _import_name(file: str, module: str | None) -> tuple[str, str, bool]:
+    """The last part, the one before it if it is sure to be a package, and whether more are."""
     if module and module != "__main__" and not module.startswith("<"):
         parts = [part for part in module.split(".") if part not in _FILLERS]
-        sure = len(parts) > 1
-    else:
-        parts = _below_its_root(file)
-        sure = len(parts) > 2
-    more = sure and parts[-1] in _SAYS_LITTLE
-    return ".".join(parts[-2:] if more else parts[-1:])
-
-
-def _below_its_root(file: str) -> list[str]:
-    parts = [part for part in file.replace("\\", "/").split("/") if part]
+        return (parts or [""])[-1], ".".join(parts[-2:-1]), len(parts) > 2
+    parts = [part for part in file.replace("\\", "/").split("/") if part not in ("", ".")]
     if not parts:
-        return []
-    parts[-1] = _SUFFIX.sub("", parts[-1].strip("<>"))
-    roots = [i for i, part in enumerate(parts[:-1]) if _ROOT.fullmatch(part)]
-    users = [i + 1 for i, part in enumerate(parts[:-2]) if part in ("home", "Users", "releases")]
-    below = parts[max([*roots, *users], default=-1) + 1 :]
-    kept = [part for part in below if part not in _FILLERS]
-    return kept or parts[-2:-1] or parts[-1:]
+        return "", "", False
+    last = _SUFFIX.sub("", parts[-1].strip("<>"))
+    return (parts[-2] if last in _FILLERS and len(parts) > 1 else last), "", False
 
 
 @_cached
