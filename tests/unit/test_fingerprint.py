@@ -238,6 +238,7 @@ def test_recursion_ends_at_any_of_its_functions() -> None:
         ("read 5 of 10 MB at once", "read 1 of 2000 MB at once"),
         ("worker 3 failed after 12 s", "worker 41 failed after 1 s"),
         ("the server returned 17 rows", "the server returned 3 rows"),
+        ("wrong postal code 10115 here", "wrong postal code 75001 here"),
         ("the first line\nand id 5", "the first line\nwith other words"),
     ],
 )
@@ -276,6 +277,7 @@ def test_data_in_messages_goes(message: str, other: str) -> None:
         ("Cmd('git') failed due to: exit code(128)", "Cmd('git') failed due to: exit code(1)"),
         ("exited early: signal 9 (SIGKILL) Job: 0.", "exited early: exitcode 3 Job: 0."),
         ("waitpid returned 139 (signal 11)", "waitpid returned 137 (signal 9)"),
+        ("ffmpeg returned 1", "ffmpeg returned 127"),
         ("1062 (23000): Duplicate", "1213 (40001): Duplicate"),
         ("('23000', '[23000] x')", "('40001', '[40001] x')"),
         ("E11000 duplicate", "E11600 duplicate"),
@@ -383,6 +385,10 @@ def test_renamed_types(one: str, other: str) -> None:
         ("OSError", "[WinError 3] Das System kann den Pfad nicht finden", "FileNotFoundError"),
         ("redis.exceptions.ConnectionError", "Error 111 connecting to a:6379. Connection refused.",
          "ConnectionRefusedError"),
+        ("redis.exceptions.ConnectionError", "Error 32 while writing to socket. Broken pipe.",
+         "BrokenPipeError"),
+        ("redis.exceptions.ConnectionError", "Error while reading from a:6379 : (104, 'Connection"
+         " reset by peer')", "ConnectionResetError"),
         ("httpx.ConnectError", "[Errno 111] Connection refused", "ConnectionRefusedError"),
         ("requests.exceptions.ConnectionError", "HTTPConnectionPool(host='a', port=1): Max retries"
          " exceeded with url: /x (Caused by NewConnectionError('<x object at 0x7f>: Failed to"

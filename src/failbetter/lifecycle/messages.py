@@ -23,7 +23,8 @@ _SAID_BEFORE = re.compile(
     | \b(?:https?|smtp)(?:/\d(?:\.\d)?)?(?:[\ _-]?(?:error|status|code|response))*
     | \b(?:error|status|response|result|reply|http)[\ _-]?code
     | \b(?:http|response|got|unexpected|bad)[\ _-]?status
-    | \b(?:status|code) | error
+    | \b(?:status|(?<!zip\ )(?<!postal\ )(?<!promo\ )(?<!country\ )(?<!area\ )(?<!coupon\ )code)
+    | error
     | \b(?:responded|replied|answered|failed|got|received|returned)(?:\ with|\ an?)?
     )(?:\ of|\ was|\ is)?['"]?\s?[:=\#]?\s?[(<]?$""",
     re.VERBOSE | re.IGNORECASE,
@@ -50,6 +51,7 @@ _NAMED_CODE = re.compile(
     r"\bSIG(?:KILL|TERM|SEGV|ABRT|INT|HUP|BUS|ILL|FPE|PIPE|ALRM|QUIT|SYS|TRAP|XCPU|XFSZ|USR[12])\b"
     r"|\bORA-\d{5}\b|\bE1\d{4}\b|(?<=^\(')[0-9A-Z]{5}(?=')|\bSQLSTATE\W{0,3}[0-9A-Z]{5}\b|\bStatusCode\.[A-Z_]+"
 )
+_OF_WHAT = re.compile(r"[\s-]*[^\W\d]|[.,]\d|%")
 _VAGUE = (
     "got",
     "received",
@@ -63,7 +65,9 @@ _VAGUE = (
 )
 _ERRNO = re.compile(r"\[(?:Errno|WinError|Error)\s(-?\d{1,6})\]")
 _ERRNO_ELSE = re.compile(
-    r"\berrno\W{0,3}(-?\d{1,6})\b|^Error (-?\d{1,5}) "
+    r"\berrno\W{0,3}(-?\d{1,6})\b"
+    r"|^Error (\d{1,5}) (?:connecting|while|reading|writing)\b"
+    r"|^Error while \w+ [^()\n]{0,200}\((\d{1,5}), "
     r"|\b(?:OSError|IOError|Connection[A-Za-z]+Error|BrokenPipeError|TimeoutError)\((\d{1,5}), ",
     re.IGNORECASE,
 )
@@ -111,7 +115,8 @@ def codes(message: str, kind: str) -> tuple[str, ...]:
             found.append(match.group())
     number = errno(text, kind)
     if number is not None:
-        found.append(f"errno {number}")
+        said = _errno_said(text)
+        found = [*(code for code in found if code != said), f"errno {number}"]
     return tuple(dict.fromkeys(found))[:4]
 
 
@@ -122,8 +127,10 @@ def _is_cause(text: str, match: re.Match[str]) -> bool:
         word = said.group().lower()
         if word.startswith("error") and "code" not in word and number[0] not in "45":
             return False
-        # Of other numbers that something "returned" or "got", how many is data.
-        return not word.startswith(_VAGUE) or "with" in word or _STATUS.match(number) is not None
+        if not word.startswith(_VAGUE) or "with" in word or _STATUS.match(number):
+            return True
+        # How many of something were "returned" or "got" is data; a bare number is none.
+        return word.startswith("returned") and not _OF_WHAT.match(text, match.end())
     at_first = not before.strip("( ")
     if at_first and _SAID_FIRST.match(text.lstrip()):
         return True
@@ -143,17 +150,22 @@ def _may_say(before: str) -> bool:
 def errno(message: str, kind: str = "") -> int | None:
     """The error number in the message, as Linux counts it."""
     text = message[:_READ]
+    said = _errno_said(text)
+    if not said:
+        return None
+    number = int(said)
+    if kind in _NOT_RESOLVED:
+        number = _RESOLVER_ERRNO.get(number, number)
+    elif "[WinError" in text:
+        number = _WINDOWS_ERRNO.get(number, number)
+    return _SAME_ERRNO.get(number, number)
+
+
+def _errno_said(text: str) -> str:
     match = _ERRNO.search(text)
     if match is None and any(sign in text for sign in _ERRNO_SIGNS):
         match = _ERRNO_ELSE.search(text)
-    if match is None:
-        return None
-    number = int(match.group(match.lastindex or 1))
-    if kind in _NOT_RESOLVED:
-        number = _RESOLVER_ERRNO.get(number, number)
-    elif match.group().startswith("[Win"):
-        number = _WINDOWS_ERRNO.get(number, number)
-    return _SAME_ERRNO.get(number, number)
+    return match.group(match.lastindex or 1) if match else ""
 
 
 def program(message: str) -> str:
