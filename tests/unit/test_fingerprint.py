@@ -150,6 +150,12 @@ def test_a_package_goes_by_its_name() -> None:
         "/opt/python/requests/api.py",
         "/var/lang/lib/python3.12/json/decoder.py",
         "/usr/lib/python311.zip/json/decoder.py",
+        "env/lib/python3.11/site-packages/woocommerce/api.py",
+        "site-packages/woocommerce/api.py",
+        "python2.7/smtplib.py",
+        "lib/python3.11/ssl.py",
+        "requests/sessions.py",
+        "rq/timeouts.py",
         "<frozen importlib._bootstrap>",
         "<string>",
         "<attrs generated init shop.Order>",
@@ -167,6 +173,9 @@ def test_libraries_in_any_layout(file: str) -> None:
     [
         "<stdin>",
         "/app/lib/orders.py",
+        "/app/celery/orders.py",
+        "apps/shop/orders.py",
+        "http.py",
         "/home/python/app/orders.py",
         "/home/ann/python-projects/shop/lib/orders.py",
         "/home/ann/lib/python/orders.py",
@@ -564,6 +573,14 @@ def test_without_own_frames_the_package_and_the_message_count() -> None:
     assert at("kombu", said) == at("kombu", f"{said} 17")
     assert at("kombu", said) != at("redis", said)
     assert at("kombu", said) != at("kombu", "the given exchange is not known")
+
+
+def test_the_package_has_no_version() -> None:
+    def at(folder: str) -> str:
+        return of(frames=[Frame(f"{folder}/kombu/connection.py", "connect", 3)])
+
+    egg = "/usr/lib/python2.7/site-packages/kombu-3.0.24-py2.7.egg"
+    assert at(egg) == at(PACKAGES) == at("C:\\venv\\Lib\\site-packages")
 
 
 def test_no_frames_at_all() -> None:
