@@ -94,6 +94,15 @@ _NAMED = re.compile(
 )
 _CONSTRAINT = re.compile(r"constraint failed: ([A-Za-z_]\w{0,60}(?:\.[A-Za-z_]\w{0,60})?)")
 _DATA_LIKE = re.compile(r"[\d/\\@=%{}]|[^\W\d_][.\-][^\W\d_]")
+# Units and parts of times: they stand beside data, and change with it.
+_MEASURES = frozenset({
+    "second", "sec", "minute", "min", "hour", "hr", "day", "week", "month", "year", "millisecond",
+    "m", "byte", "kb", "mb", "gb", "tb", "kib", "mib", "gib", "percent", "am", "pm", "utc", "gmt",
+    "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "january",
+    "february", "march", "april", "may", "june", "july", "august", "september", "october",
+    "november", "december", "mon", "tue", "wed", "thu", "fri", "sat", "sun", "monday", "tuesday",
+    "wednesday", "thursday", "friday", "saturday", "sunday",
+})  # fmt: skip
 _WORD = re.compile(r"[^\W\d]{2,40}")
 _COMMAND = re.compile(r"\bCommand ['\"]\[?['\"]?([^'\",\s\]]{1,200})", re.IGNORECASE)
 # What AWS answers: a code, to what was asked for, and words with names of one's own.
@@ -189,5 +198,7 @@ def words(message: str, *, quoted: bool) -> tuple[str, ...]:
     text = _PRINTED.sub(" ", line)
     text = text.replace("'", " ").replace('"', " ") if quoted else _QUOTED.sub(" ", text)
     text = " ".join(chunk for chunk in text.split() if not _DATA_LIKE.search(chunk))
-    plain = [word.lower() for word in _WORD.findall(text)[:_WORDS]]
+    # Of one thing or of many: "1 error", "2 errors".
+    singular = [word.lower().removesuffix("s") for word in _WORD.findall(text)]
+    plain = [word for word in singular if word not in _MEASURES][:_WORDS]
     return (*plain, *(name.lower() for name in names))
