@@ -349,6 +349,14 @@ def test_a_key_that_the_line_names_is_none() -> None:
     assert of(said.format("name"), **attribute) != of(said.format("title"), **attribute)
 
 
+def test_each_server_words_a_status_as_it_likes() -> None:
+    kind = {"error_type": "requests.exceptions.HTTPError"}
+    one = of("404 Client Error: Not Found for url: https://a.example/1", **kind)
+    assert one == of("404 Client Error:  for url: https://b.example/2", **kind)
+    assert one == of("404 Client Error: Nothing Here for url: https://b.example/2", **kind)
+    assert one != of("403 Client Error: Not Found for url: https://a.example/1", **kind)
+
+
 def test_a_module_that_is_not_there_is_the_cause() -> None:
     said = {"error_type": "ModuleNotFoundError", "frames": [own("import_module(name)"), STANDARD]}
     assert of("No module named 'a.b'", **said) != of("No module named 'a.c'", **said)

@@ -57,6 +57,15 @@ _TIMEOUT = re.compile(r"time_?d?_?out|time_?limit|alarm|deadline", re.IGNORECASE
 _ALL_DATA = re.compile(
     r"(?:KeyError|IndexError|Unicode\w+Error|JSONDecodeError|ValidationError|AssertionError)$"
 )
+# Beside their status these say an address, and a phrase that each server words as it likes.
+_STATUS_SAYS = frozenset(
+    {
+        "requests.HTTPError",
+        "httpx.HTTPStatusError",
+        "urllib.HTTPError",
+        "aiohttp.ClientResponseError",
+    }
+)
 _COMMANDS = ("subprocess.CalledProcessError", "subprocess.TimeoutExpired")
 _QUOTED = re.compile(r"'([^'\n]{1,100})'")
 _LITERAL = re.compile(r"\"[^\"]*\"|'[^']*'")
@@ -143,7 +152,7 @@ def _telling_words(failure: Failure, kind: str, own: Sequence[Frame]) -> Sequenc
     named = _named_in(code, failure.message)
     if (kind in OS_ERRORS and kind != "OSError") or errno(failure.message, kind) is not None:
         return ()
-    if _ALL_DATA.search(kind):
+    if _ALL_DATA.search(kind) or kind in _STATUS_SAYS:
         return named
     found = words(failure.message, quoted=False)
     # One or two words, of a line that has none, are a value: `raise UnknownCity(city)`.
@@ -166,7 +175,8 @@ def _without_own(failure: Failure) -> list[str]:
     if kind in OS_ERRORS and kind != "OSError":
         return [kind, _library(failure.frames, with_function=False)]
     number = errno(failure.message, kind)
-    said = words(failure.message, quoted=True) if number is None else ()
+    untold = number is None and kind not in _STATUS_SAYS
+    said = words(failure.message, quoted=True) if untold else ()
     where = _library(failure.frames, with_function=len(said) < _FEW_WORDS)
     return [kind, where, *_codes(failure, kind), *said]
 
