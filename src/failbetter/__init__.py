@@ -50,10 +50,11 @@ from failbetter.recovery.report import (
 from failbetter.resume import Items
 from failbetter.running import RunningJob, current_job
 from failbetter.task import Call, Task
+from failbetter.triage.groups import Group
 from failbetter.triage.operations import Operation
 from failbetter.triage.preview import Preview, PreviewedJob
 from failbetter.triage.prune import PruneReport
-from failbetter.triage.queries import Group, Jobs
+from failbetter.triage.queries import Jobs
 from failbetter.triage.report import OperatedJob, Report
 
 __version__ = "0.1.0"

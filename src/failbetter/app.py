@@ -318,7 +318,7 @@ class App:
     @property
     def failed(self) -> Jobs:
         """The failed jobs, newest first: a query to narrow with `where`."""
-        failed = ledger.reads.Filters(states=(State.FAILED.value,))
+        failed = ledger.filters.Filters(states=(State.FAILED.value,))
         return Jobs(self.database, failed, decoders=self._decoders)
 
     @property

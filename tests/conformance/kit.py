@@ -14,9 +14,10 @@ from failbetter.ledger.claims import Claimed
 from failbetter.ledger.database import Database
 from failbetter.ledger.endings import Error, Settlement, settle
 from failbetter.ledger.enqueue import NewJob, insert_jobs
+from failbetter.ledger.filters import Filters
 from failbetter.ledger.kinds.postgres import Postgres
 from failbetter.ledger.kinds.sqlite import SQLite
-from failbetter.ledger.reads import AttemptRow, Filters, JobRow
+from failbetter.ledger.reads import AttemptRow, JobRow
 from failbetter.ledger.registry import Worker
 from failbetter.lifecycle.backoff import fixed
 from failbetter.lifecycle.decide import Outcome, Transition, decide

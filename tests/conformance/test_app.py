@@ -375,7 +375,7 @@ def failures(app: App, run: Callable[..., None]) -> dict[str, Job]:
         ("d", other, "ValueError"),
     ]:
         found[name] = which.enqueue(name)
-        said = Error(error, f"no {name}", "T", f"1-{error}")
+        said = Error(error, f"no {name}", "T", f"1-{which.name}-{error}")
         run(Cause.RAISED, verdict="fail", error=said)
     return found
 

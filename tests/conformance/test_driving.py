@@ -11,7 +11,7 @@ from tests.conformance.kit import NOW, SECOND, Ledger, set_clocks
 from failbetter import App, Jobs, Operation, OperationNotFound, ids
 from failbetter.ledger import operations as rows
 from failbetter.ledger.endings import Error
-from failbetter.ledger.reads import Filters
+from failbetter.ledger.filters import Filters
 from failbetter.lifecycle.ramp import Options
 from failbetter.lifecycle.states import Cause
 from failbetter.triage import steps

@@ -9,7 +9,7 @@ from tests.conformance.kit import NOW, SECOND, Ledger
 from failbetter import Jobs
 from failbetter.ledger import effects, reads
 from failbetter.ledger.claims import Claimed
-from failbetter.ledger.reads import Filters
+from failbetter.ledger.filters import Filters
 from failbetter.lifecycle.policy import Policy
 from failbetter.lifecycle.states import Cause
 

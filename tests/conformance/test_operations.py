@@ -13,7 +13,7 @@ from tests.conformance.kit import NOW, SECOND, Ledger, unlike
 
 from failbetter import App, Jobs, Operation, OperationNotFound, Refused, ids
 from failbetter.ledger.endings import Error
-from failbetter.ledger.reads import Filters
+from failbetter.ledger.filters import Filters
 from failbetter.ledger.schema import jobs
 from failbetter.lifecycle.policy import Policy
 from failbetter.lifecycle.states import Cause

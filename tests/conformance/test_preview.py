@@ -10,7 +10,7 @@ from tests.conformance.kit import NOW, SECOND, Ledger, attempt_of
 
 from failbetter import App, Jobs, OperationNotFound, Preview, Refused, ids
 from failbetter.ledger import operations
-from failbetter.ledger.reads import Filters
+from failbetter.ledger.filters import Filters
 from failbetter.lifecycle.policy import Policy
 from failbetter.lifecycle.states import Cause
 from failbetter.triage import preview as previews

@@ -70,13 +70,16 @@ def test_groups(past: Ground) -> None:
         ("charge", "uncertain", "ZeroDivisionError"),
     }
     assert set(groups[0]) == {
-        "fingerprint", "task", "reason", "error_type", "count", "first_seen", "last_seen", "sample"
+        "fingerprint", "title", "task", "reason", "error_type", "count", "first_seen", "last_seen",
+        "tasks", "queues", "code_versions", "state", "reopened", "recurred", "changed_at", "actor",
+        "note", "sample",
     }  # fmt: skip
     told = past.shop("failed").out
     assert "\x1b" not in told
     assert told.splitlines()[0].split() == [
-        "COUNT", "TASK", "CAUSE", "FIRST", "LAST", "SAMPLE", "GROUP", "MESSAGE"
+        "COUNT", "LAST", "STATE", "GROUP", "TASK", "ERROR"
     ]  # fmt: skip
+    assert all(group["fingerprint"] in told for group in groups)
     assert "boom 3" in told
     assert past.shop("failed", "--limit", "1").out.count("\n") == 2
 
@@ -112,6 +115,23 @@ def test_lists(past: Ground) -> None:
         (("--until", "1h"), 0),
         (("--since", "2020-01-01", "--until", "2020-01-02T03:04"), 0),
         (("--task", "boom", "--reason", "crashed"), 0),
+        (("--task", "boom", "--task", "deep"), 4),
+        (("--not-task", "boom", "--not-task", "deep"), 2),
+        (("--error", "OSError"), 1),
+        (("--error", "Exception", "--not-error", "ValueError"), 2),
+        (("--arg", "path=*.png"), 1),
+        (("--arg", "n=2"), 1),
+        (("--not-arg", "n=1", "--not-arg", "n=2"), 4),
+        (("--arg", "token=*"), 0),
+        (("--attempts", ">=2"), 1),
+        (("--attempts", "1", "--not-reason", "crashed"), 4),
+        (("--not-attempts", "1"), 1),
+        (("--worker", "*:*"), 6),
+        (("--not-worker", "*:*"), 0),
+        (("--code", "*"), 6),
+        (("--not-tag", "billing", "--not-queue", "images", "--not-message", "boom*"), 2),
+        (("--since", "yesterday"), 6),
+        (("--until", "yesterday"), 0),
         ((UNKNOWN,), 0),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -135,6 +155,8 @@ def test_a_group_leads_to_its_jobs(past: Ground) -> None:
     group = past.shop("failed", "--task", "deep", "--json").document[0]
     jobs = past.ids("--fingerprint", group["fingerprint"])
     assert jobs == [group["sample"]["id"]]
+    assert past.ids("--fingerprint", group["fingerprint"][:-3]) == jobs
+    assert jobs[0] not in past.ids("--not-fingerprint", group["fingerprint"][:-3])
     assert past.ids(*jobs) == jobs
 
 
@@ -189,6 +211,50 @@ def test_a_job_that_is_not_there(past: Ground) -> None:
     ran = past.shop("failed", "show", UNKNOWN)
     assert ran.complaint == f"no job {UNKNOWN} is in sqlite:///jobs.db"
     assert ran.code == 1
+
+
+# -- what is said of a group
+
+
+def test_a_group_is_resolved_ignored_and_opened_again(ground: Ground) -> None:
+    boom, deep = (
+        ground.shop("failed", "--task", task, "--json").document[0]["fingerprint"]
+        for task in ("boom", "deep")
+    )
+    ran = ground.shop("failed", "resolve", boom[:-2], "--note", "fixed in v2", "--actor", "ann")
+    assert (ran.code, ran.out) == (0, f"{boom}  resolved: boom: ValueError, 3 failed jobs\n")
+    ran = ground.shop("failed", "ignore", deep, "1-nothing", deep, "--json")
+    assert (ran.code, ran.document) == (
+        1,
+        [
+            {"fingerprint": deep, "done": True, "state": "ignored"},
+            {"fingerprint": "1-nothing", "done": False, "state": None},
+        ],
+    )
+    told = ground.shop("failed")
+    assert boom not in told.out
+    assert told.err == (
+        "not shown: 1 group resolved (3 jobs), 1 group ignored (1 job); see --state\n"
+    )
+    assert ground.shop("failed", "--fingerprint", boom).out.count(boom) == 1
+    assert ground.shop("failed", "--state", "all").out.count("\n") == 5
+    (ignored,) = ground.shop("failed", "--state", "ignored", "--json").document
+    assert (ignored["fingerprint"], ignored["count"]) == (deep, 1)
+    told = ground.shop("failed", "show", boom[:-2]).out
+    assert "ann, fixed in v2)" in told
+    assert "  tasks       boom\n" in told
+    assert "raise ValueError" in told
+    assert ground.shop("failed", "reopen", boom, deep).code == 0
+    assert ground.shop("failed", "show", boom, "--json").document["state"] == "open"
+    assert ground.shop("failed").err == ""
+
+
+def test_no_such_group(past: Ground) -> None:
+    ran = past.shop("failed", "resolve", "1-nothing")
+    assert (ran.code, ran.out) == (1, "1-nothing  refused: no failed job has it\n")
+    ran = past.shop("failed", "show", "1-nothing")
+    assert (ran.code, ran.complaint) == (1, "no failed job has the fingerprint 1-nothing")
+    assert past.shop("failed", "--state", "resolved").out == "no group is resolved\n"
 
 
 # -- acting
@@ -429,8 +495,10 @@ def test_a_terminal_shows_whole_ids_and_no_line_too_long(past: Ground, columns: 
         if columns >= 80:
             assert max(map(len, plain)) <= columns
     _, shown = typed(past, "", "failed", columns=columns)
-    assert "sample" in shown
-    assert "\x1b[1m" in shown
+    plain = [_plain(line) for line in shown.replace("\r", "").splitlines()]
+    assert any(re.match(r" +3  .* boom", line) for line in plain)
+    if columns >= 80:
+        assert max(map(len, plain)) <= columns
 
 
 def _plain(line: str) -> str:

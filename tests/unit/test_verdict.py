@@ -20,6 +20,7 @@ from failbetter import Discard, Fail, Release, Retry
 from failbetter.errors import AttemptLost, Cancelled, EffectUncertain, Interrupted, TimedOut
 from failbetter.lifecycle.policy import Policy
 from failbetter.lifecycle.states import Cause
+from failbetter.limits import KEY_LENGTH
 from failbetter.task import Options
 from failbetter.worker.verdict import (
     DEFAULT_RELEASE,
@@ -263,6 +264,22 @@ def test_what_was_said_keeps_its_message() -> None:
     assert describe(Fail("not an image"), "t", []).message == "not an image"
     assert describe(Discard(""), "t", []).message == ""
     assert describe(Fail(ValueError("x")), "t", []).message == "x"  # type: ignore[arg-type]
+
+
+class Slow(TimeoutError):
+    pass
+
+
+def test_what_its_type_derives_from() -> None:
+    described = describe(Slow("x"), "t", [])
+    assert described.bases == ("TimeoutError", "OSError", "Exception", "BaseException")
+    long = type("X" * 300, (Nested.Inner, LookupError), {})
+    named = f"{__name__}.Nested.Inner"
+    assert describe(long("x"), "t", []).bases == (
+        named, "LookupError", "Exception", "BaseException"
+    )  # fmt: skip
+    told = describe(type("Sub", (long,), {})("x"), "t", []).bases[0]
+    assert told == f"{__name__}.{'X' * 300}"[:KEY_LENGTH]
 
 
 def test_the_whole_chain_is_in_the_traceback() -> None:

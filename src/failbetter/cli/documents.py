@@ -99,15 +99,25 @@ def group(found: failbetter.Group) -> dict[str, Any]:
     """Failed jobs of one cause."""
     return {
         "fingerprint": found.fingerprint,
+        "title": masked(found.title),
         "task": found.task,
         "reason": found.reason,
         "error_type": found.error_type,
         "count": found.count,
         "first_seen": stamp(found.first_seen),
         "last_seen": stamp(found.last_seen),
+        "tasks": list(found.tasks),
+        "queues": list(found.queues),
+        "code_versions": list(found.code_versions),
+        "state": found.state,
+        "reopened": found.reopened,
+        "recurred": found.recurred,
+        "changed_at": stamp(found.changed_at),
+        "actor": found.actor,
+        "note": found.note,
         "sample": {
             "id": found.sample.id,
-            "error_message": _masked(found.sample.error_message),
+            "error_message": _masked(found.message),
         },
     }
 

@@ -15,6 +15,7 @@ import failbetter
 from failbetter.cli import (
     documents,
     export,
+    groups,
     jobs,
     opening,
     output,
@@ -33,6 +34,7 @@ from failbetter.cli.parameters import (
     OneId,
     Some,
     Where,
+    Why,
     before,
     command,
     new_group,
@@ -46,64 +48,27 @@ _BATCH = 500
 
 
 @before(group)
-def groups(where: Where, filters: Filters, form: Form, some: Some) -> int:
+def overview(
+    where: Where,
+    filters: Filters,
+    form: Form,
+    some: Some,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            "--state",
+            metavar="WORD",
+            help="Groups that are open, resolved, ignored, or all; open unless --fingerprint.",
+        ),
+    ] = None,
+) -> int:
     """Failed jobs: by cause, listed, retried, discarded.
 
     Without a command: by cause, the largest group first.
     """
-    found = selection.narrowed(opening.ledger(where).failed, filters).groups()
-    shown = found[: some.limit or (len(found) if form.json else LISTED)]
-    if form.json:
-        output.document([documents.group(each) for each in shown])
-        return problems.OK
-    if not found:
-        output.line("no failed job matches" if filters.given() else "no failed jobs")
-        return problems.OK
-    now = texts.now()
-    if output.on_terminal():
-        for each in shown:
-            _group_block(each, now)
-    else:
-        headings = ("COUNT", "TASK", "CAUSE", "FIRST", "LAST", "SAMPLE", "GROUP", "MESSAGE")
-        output.table(headings, [_group_row(each, now) for each in shown], numbers=1)
-    if len(shown) < len(found):
-        problems.tell(f"{len(shown)} of {texts.count(len(found), 'group')} shown; see --limit")
-    return problems.OK
-
-
-def _cause(found: failbetter.Group) -> str:
-    """What the group has in common, in a word or two: an error's type, else the reason."""
-    kind = texts.one_line(found.error_type or "")
-    if found.reason in (None, "error"):
-        return kind or "error"
-    # The reason says what failbetter's own error types say.
-    return found.reason if not kind or kind.startswith("failbetter.") else f"{found.reason}: {kind}"
-
-
-def _group_row(found: failbetter.Group, now: datetime) -> Sequence[str]:
-    return (
-        f"{found.count:,}",
-        found.task,
-        _cause(found),
-        texts.ago(found.first_seen, now),
-        texts.ago(found.last_seen, now),
-        found.sample.id,
-        found.fingerprint or "-",
-        texts.cut(texts.one_line(found.sample.error_message or ""), 500),
-    )
-
-
-def _group_block(found: failbetter.Group, now: datetime) -> None:
-    """A group on a terminal, where no line is wide enough for all that is worth knowing of it."""
-    message = texts.cut(texts.one_line(found.sample.error_message or ""), 300)
-    output.line(f"{found.count:>7,}  {found.task}  {_cause(found)}", "bold")
-    if message:
-        output.line(f"{'':7}  {message}")
-    seen = texts.ago(found.last_seen, now)
-    if found.count > 1:
-        seen = f"first {texts.ago(found.first_seen, now)}, last {seen}"
-    key = f"  group {found.fingerprint}" if found.fingerprint else ""
-    output.line(f"{'':7}  {seen}  sample {found.sample.id}{key}", "dim")
+    found = selection.narrowed(opening.ledger(where).failed, filters)
+    wanted = state or ("all" if filters.fingerprint else "open")
+    return groups.overview(found, wanted, some.limit, form)
 
 
 @command(group, "list")
@@ -114,7 +79,10 @@ def list_failed(where: Where, filters: Filters, form: Form, some: Some, ids: Ids
 
 
 def _row(job: failbetter.Job, now: datetime) -> Sequence[str]:
-    error = f"{job.error_type}: {job.error_message or ''}" if job.error_type else ""
+    kind = job.error_type or ""
+    if output.on_terminal():
+        kind = kind.rpartition(".")[2]
+    error = f"{kind}: {job.error_message or ''}" if kind else ""
     return (
         job.id,
         job.task,
@@ -129,9 +97,64 @@ _columns = (("ID", "TASK", "REASON", "ATTEMPTS", "FAILED", "ERROR"), _row)
 
 
 @command(group, "show")
-def show(job: OneId, where: Where, form: Form, full: Full = False) -> int:
-    """Tell the story of one job: its attempts, errors, evidence and effects."""
-    return jobs.show(job, where, form, full)
+def show(
+    job: Annotated[str, typer.Argument(metavar="ID", help="A job's id, or a fingerprint.")],
+    where: Where,
+    form: Form,
+    full: Full = False,
+) -> int:
+    """Tell the story of one job: its attempts, errors, evidence and effects.
+
+    Of a group's fingerprint, or enough of its beginning, what is known of the group, and then the
+    story of the newest of its jobs.
+    """
+    if "-" not in job:
+        return jobs.show(job, where, form, full)
+    failed = opening.ledger(where).failed
+    found = failed.where(fingerprint=selection.fingerprint(failed, "ID", job)).groups()
+    if not found:
+        problems.complain(f"no failed job has the fingerprint {job}")
+        return problems.REFUSED
+    groups.tell(found[0], form, full=full)
+    return problems.OK
+
+
+Fingerprints = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FINGERPRINT", help="Groups, as `failed` prints them, or enough of the beginning."
+    ),
+]
+
+
+@command(group, "resolve")
+def resolve(fingerprints: Fingerprints, where: Where, form: Form, why: Why) -> int:
+    """Say that a cause is dealt with. What fails of it later opens the group again."""
+
+    def act(found: failbetter.Group) -> failbetter.Group:
+        return found.resolve(note=why.note, actor=why.by)
+
+    return groups.change(opening.ledger(where).failed, fingerprints, act, form)
+
+
+@command(group, "ignore")
+def ignore(fingerprints: Fingerprints, where: Where, form: Form, why: Why) -> int:
+    """Say that a cause needs no attention, also if it recurs. It is still counted."""
+
+    def act(found: failbetter.Group) -> failbetter.Group:
+        return found.ignore(note=why.note, actor=why.by)
+
+    return groups.change(opening.ledger(where).failed, fingerprints, act, form)
+
+
+@command(group, "reopen")
+def reopen(fingerprints: Fingerprints, where: Where, form: Form, why: Why) -> int:
+    """Say that a cause needs attention, whatever was said before."""
+
+    def act(found: failbetter.Group) -> failbetter.Group:
+        return found.reopen(note=why.note, actor=why.by)
+
+    return groups.change(opening.ledger(where).failed, fingerprints, act, form)
 
 
 @command(group, "retry")

@@ -27,6 +27,9 @@ STYLES = {
     "differs": "red",
     "missing": "red",
     "unknown": "yellow",
+    "reopened": "red",
+    "resolved": "green",
+    "ignored": "yellow",
 }
 
 # Fewer characters than these tell nothing.

@@ -9,6 +9,7 @@ knows as well may be given there: `failbetter --json failed list` is `failbetter
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import inspect
 import typing
 from collections.abc import Callable
@@ -105,54 +106,116 @@ class Care:
 
 
 @dataclasses.dataclass(frozen=True)
+class Why:
+    """Who does something, and why."""
+
+    note: Annotated[
+        str | None, typer.Option("--note", metavar="TEXT", help="Why, to be read later.")
+    ] = None
+    actor: Annotated[
+        str | None, typer.Option("--actor", metavar="NAME", help="Who says so; else the user.")
+    ] = None
+
+    @property
+    def by(self) -> str:
+        """Who it is."""
+        return self.actor or getpass.getuser()
+
+
+Many = list[str] | None
+
+
+def _not(name: str, metavar: str) -> Any:
+    return typer.Option(f"--not-{name}", metavar=metavar, help=f"Leave out what --{name} means.")
+
+
+@dataclasses.dataclass(frozen=True)
 class Filters:
-    """Which jobs are meant: those that match all that is given."""
+    """Which jobs are meant: those that match all that is given.
+
+    An option that is repeated means any of its values, but for --arg, which means all.
+    """
 
     task: Annotated[
-        str | None, typer.Option("--task", metavar="PATTERN", help="The task's name; * for any.")
+        Many, typer.Option("--task", metavar="PATTERN", help="The task's name; * for any.")
     ] = None
     error: Annotated[
-        str | None,
+        Many,
         typer.Option(
             "--error",
             metavar="PATTERN",
-            help="The error's type: with a dot in full, without one its last part; * for any.",
+            help="The error's type or what that derives from: with a dot in full, without one its"
+            " last part. With * types by their own names.",
         ),
     ] = None
     message: Annotated[
-        str | None,
+        Many,
         typer.Option(
             "--message", metavar="PATTERN", help="The error's message, such as '*timed out*'."
         ),
     ] = None
-    queue: Annotated[str | None, typer.Option("--queue", metavar="NAME", help="The queue.")] = None
+    queue: Annotated[Many, typer.Option("--queue", metavar="NAME", help="The queue.")] = None
     reason: Annotated[
-        str | None,
+        Many,
         typer.Option("--reason", metavar="WORD", help="Why the job ended so, such as crashed."),
     ] = None
     fingerprint: Annotated[
-        str | None,
-        typer.Option("--fingerprint", metavar="KEY", help="The group, as `failed` prints it."),
+        Many,
+        typer.Option(
+            "--fingerprint",
+            metavar="KEY",
+            help="The group, as `failed` prints it, or enough of its beginning.",
+        ),
     ] = None
-    tag: Annotated[str | None, typer.Option("--tag", metavar="TAG", help="A tag of the task.")] = (
-        None
-    )
+    arg: Annotated[
+        Many,
+        typer.Option(
+            "--arg",
+            metavar="NAME=PATTERN",
+            help="An argument, such as path='*.png'; further in: options.size=3.",
+        ),
+    ] = None
+    tag: Annotated[Many, typer.Option("--tag", metavar="TAG", help="A tag of the task.")] = None
+    attempts: Annotated[
+        str | None,
+        typer.Option("--attempts", metavar="N", help="How many attempts there were: 3, '>=3'."),
+    ] = None
+    worker: Annotated[
+        Many,
+        typer.Option("--worker", metavar="PATTERN", help="The worker of the last attempt."),
+    ] = None
+    code: Annotated[
+        Many,
+        typer.Option("--code", metavar="PATTERN", help="The last attempt's version of the code."),
+    ] = None
     since: Annotated[
         str | None,
         typer.Option(
             "--since",
             metavar="WHEN",
-            help="Ended at or after: 2h, 7d (ago), or 2026-01-31T09:00 (a live job: accepted).",
+            help="Ended at or after: 2h, 7d (ago), today, yesterday, or 2026-01-31T09:00 (a live"
+            " job: accepted).",
         ),
     ] = None
     until: Annotated[
         str | None, typer.Option("--until", metavar="WHEN", help="Ended before, as for --since.")
     ] = None
+    not_task: Annotated[Many, _not("task", "PATTERN")] = None
+    not_error: Annotated[Many, _not("error", "PATTERN")] = None
+    not_message: Annotated[Many, _not("message", "PATTERN")] = None
+    not_queue: Annotated[Many, _not("queue", "NAME")] = None
+    not_reason: Annotated[Many, _not("reason", "WORD")] = None
+    not_fingerprint: Annotated[Many, _not("fingerprint", "KEY")] = None
+    not_arg: Annotated[Many, _not("arg", "NAME=PATTERN")] = None
+    not_tag: Annotated[Many, _not("tag", "TAG")] = None
+    not_attempts: Annotated[str | None, _not("attempts", "N")] = None
+    not_worker: Annotated[Many, _not("worker", "PATTERN")] = None
+    not_code: Annotated[Many, _not("code", "PATTERN")] = None
 
-    def given(self) -> dict[str, str]:
-        """The filters that were given, by name."""
+    def given(self) -> dict[str, Any]:
+        """The filters that were given, by name: `task`, `not_task`."""
         every = dataclasses.asdict(self)
-        return {name: text for name, text in every.items() if text is not None}
+        return {name: value for name, value in every.items() if value not in (None, [])}
 
 
 Ids = Annotated[

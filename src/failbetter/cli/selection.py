@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import Any
 
 import failbetter
+from failbetter.cli import texts
 from failbetter.cli.parameters import Filters
 from failbetter.cli.problems import WrongUsage
 
@@ -21,14 +23,52 @@ def narrowed(
     state: str | None = None,
 ) -> failbetter.Jobs:
     """The jobs that match. Raises WrongUsage for a filter that cannot be."""
-    given = filters.given()
-    since = _moment("--since", given.pop("since", None))
-    until = _moment("--until", given.pop("until", None))
     wanted = checked(jobs, ids) if ids else None
     try:
-        return jobs.where(state=state, since=since, until=until, ids=wanted, **given)
+        found = jobs.where(state=state, ids=wanted)
     except (ValueError, TypeError) as error:
         raise WrongUsage(str(error)) from None
+    for name, given in filters.given().items():
+        plain, option = name.removeprefix("not_"), f"--{name.replace('_', '-')}"
+        for asked in _as_filters(jobs, option, plain, given):
+            try:
+                found = found.where(**asked) if plain == name else found.exclude(**asked)
+            except (ValueError, TypeError) as error:
+                # The library names the filter, if anything; the option is what was typed.
+                text = str(error).removeprefix(f"{next(iter(asked))}: ")
+                raise WrongUsage(f"{option}: {text}") from None
+    return found
+
+
+def _as_filters(jobs: failbetter.Jobs, option: str, name: str, given: Any) -> Iterator[Any]:
+    """An option as the library takes it: keywords for each filter that must match alone."""
+    if name == "fingerprint":
+        yield {name: [fingerprint(jobs, option, text) for text in given]}
+    elif name == "arg":
+        for text in given:
+            parameter, separator, pattern = text.partition("=")
+            if not separator:
+                raise WrongUsage(f"{option}: {text!r} is no NAME=PATTERN, such as path='*.png'")
+            yield {"args": {parameter.strip(): pattern}}
+    else:
+        yield {name: given}
+
+
+def fingerprint(jobs: failbetter.Jobs, option: str, text: str) -> str:
+    """The fingerprint that is meant by its beginning, if any failed job has it; else the text.
+
+    Raises WrongUsage when several begin so.
+    """
+    text = text.strip()
+    if "*" in text or not text:
+        raise WrongUsage(f"{option}: {text!r} is no fingerprint; `failbetter failed` prints them")
+    failed = jobs.where(state="failed")
+    if next(iter(failed.where(fingerprint=text).limit(1)), None) is not None:
+        return text
+    begin_so = failed.where(fingerprint=f"{text}*").groups()
+    if len(begin_so) > 1:
+        raise WrongUsage(f"{option}: {texts.count(len(begin_so), 'group')} begin with {text}")
+    return (begin_so[0].fingerprint or text) if begin_so else text
 
 
 def one(app: failbetter.App, text: str) -> failbetter.Job:
@@ -66,10 +106,6 @@ def moment(option: str, text: str) -> str | datetime:
     except ValueError as error:
         raise WrongUsage(f"{option}: {error}, or a date such as 2026-01-31T09:00") from None
     return text
-
-
-def _moment(option: str, text: str | None) -> str | datetime | None:
-    return None if text is None else moment(option, text)
 
 
 def why(error: failbetter.Refused) -> str:

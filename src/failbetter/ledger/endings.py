@@ -13,7 +13,7 @@ from failbetter.ledger.acts import cancel_as_asked
 from failbetter.ledger.claims import is_attempt
 from failbetter.ledger.mirrors import follow
 from failbetter.ledger.prepared import ONE, Prepared, b
-from failbetter.ledger.schema import attempts, jobs
+from failbetter.ledger.schema import attempts, bases, jobs
 from failbetter.lifecycle.decide import Transition
 from failbetter.lifecycle.fingerprint import Failure, fingerprint
 from failbetter.lifecycle.states import ENDS, Cause, State
@@ -32,6 +32,8 @@ class Error(msgspec.Struct, frozen=True, gc=False):
     message: str
     traceback: str | None = None
     fingerprint: str | None = None
+    bases: tuple[str, ...] = ()
+    """What its type derives from."""
 
 
 def own_error(task: str, kind: str, message: str, traceback: str | None = None) -> Error:
@@ -111,12 +113,13 @@ SETTLE = Prepared(
         error_message=func.coalesce(b("error_message"), jobs.c.error_message),
         fingerprint=func.coalesce(b("fingerprint"), jobs.c.fingerprint),
         held=null(),
+        code=func.coalesce(b("code"), jobs.c.code),
         **_let_go,
     )
     .where(*_mine),
     "state reason rank run_at begun_at ended_at live keep started attempts crashes losses"
-    " hand_backs suspect released_since result note error_type error_message fingerprint id fence"
-    " worker",
+    " hand_backs suspect released_since result note error_type error_message fingerprint code id"
+    " fence worker",
 )
 RECORD_RETURN = Prepared(
     insert(attempts).values(
@@ -182,6 +185,7 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[Settlement]:
         if ending.transition.state is State.PENDING:
             cancel_as_asked(tx, [ending.id], ending.ended_at)
     _note_versions(tx, settlements, lost)
+    learn(tx, [one.error for one in others if one.error is not None])
     mirrored = [(one.id, one.mirror_key) for one in settlements if one.mirror_key is not None]
     if mirrored:
         follow(tx, mirrored)
@@ -264,6 +268,7 @@ def _row(ending: Settlement) -> tuple[object, ...]:
         error and error.type,
         error and error.message,
         error and error.fingerprint,
+        None if ending.begun_at is None else ending.code,
         ending.id,
         ending.fence,
         ending.holder,
@@ -290,6 +295,22 @@ def _attempt_row(ending: Settlement) -> tuple[object, ...]:
         error and error.traceback,
         ending.evidence,
     )
+
+
+LEARN = Prepared(
+    lambda kind: kind.insert_unless(
+        insert(bases).values(error_type=b("error_type"), base=b("base")), [*bases.primary_key]
+    ),
+    "error_type base",
+)
+
+
+def learn(tx: Tx, errors: Sequence[Error]) -> None:
+    """Keep what the errors' types derive from, for whoever looks for a type by one of these."""
+    known = {(error.type, base) for error in errors for base in error.bases}
+    if known:
+        # In order, so that no two workers wait for each other.
+        tx.many(LEARN, sorted(known))
 
 
 def still_current(tx: Tx, number: int, fence: int, holder: int) -> bool:

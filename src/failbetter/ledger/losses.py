@@ -59,9 +59,10 @@ HAND_BACK = Prepared(
         error_type=b("error_type"),
         error_message=b("error_message"),
         fingerprint=func.coalesce(b("fingerprint"), jobs.c.fingerprint),
+        code=func.coalesce(b("code"), jobs.c.code),
     )
     .where(jobs.c.id == b("id"), *is_attempt()),
-    "now error_type error_message fingerprint id fence worker",
+    "now error_type error_message fingerprint code id fence worker",
 )
 RECORD = Prepared(
     insert(attempts).values(
@@ -138,7 +139,7 @@ def hand_back(tx: Tx, lost: Sequence[Loss], worker: str, code: str | None, now: 
     tx.savepoint()
     rows = [
         (
-            now, one.error.type, one.error.message, one.error.fingerprint,
+            now, one.error.type, one.error.message, one.error.fingerprint, code,
             one.id, one.fence, one.holder,
         )
         for one in lost

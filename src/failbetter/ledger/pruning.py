@@ -12,8 +12,8 @@ import msgspec
 from sqlalchemy import and_, delete, func, or_, select
 
 from failbetter.faultpoints import passing
+from failbetter.ledger.filters import condition
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
-from failbetter.ledger.reads import condition
 from failbetter.ledger.schema import attempts, effects, items, jobs, outbox, progress
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
     from failbetter.ledger.database import Database
+    from failbetter.ledger.filters import Filters
     from failbetter.ledger.kinds import Tx
-    from failbetter.ledger.reads import Filters
 
 
 class Ended(msgspec.Struct, frozen=True, gc=False):

@@ -1,13 +1,14 @@
-"""Reading jobs: one, a page, a count, groups; and the filters, in one place."""
+"""Reading jobs: one, a page, a count."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import Select, func, or_, select
 
 from failbetter.ledger import claims
+from failbetter.ledger.filters import Filters, condition
 from failbetter.ledger.prepared import ZERO, Prepared, b
 from failbetter.ledger.registry import Worker
 from failbetter.ledger.schema import attempts, effects, jobs, workers
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from failbetter.ledger.database import Database
-    from failbetter.ledger.kinds import Kind, Tx
+    from failbetter.ledger.kinds import Tx
 
 
 class JobRow(msgspec.Struct, frozen=True):
@@ -92,49 +93,10 @@ class EffectRow(msgspec.Struct, frozen=True):
     result: str | None
 
 
-class Filters(msgspec.Struct, frozen=True, kw_only=True):
-    """Which jobs are meant; None means any. Times in microseconds since the epoch.
-
-    `error` with a dot is the full type name, without one its last part; `message` and `error`
-    may hold `*` for anything. `since` and `until` bound the end (or, of a live job, its making).
-    """
-
-    ids: tuple[int, ...] | None = None
-    task: str | None = None
-    queue: str | None = None
-    states: tuple[str, ...] | None = None
-    reason: str | None = None
-    error: str | None = None
-    message: str | None = None
-    tag: str | None = None
-    fingerprint: str | None = None
-    since: int | None = None
-    until: int | None = None
-    also: Filters | None = None
-    """What they must match besides."""
-
-    @property
-    def narrow(self) -> bool:
-        """Whether anything but the state is asked for."""
-        if self.also is not None and self.also.narrow:
-            return True
-        own = set(self.__struct_fields__) - {"states", "also"}
-        return any(getattr(self, name) is not None for name in own)
-
-
-class GroupRow(msgspec.Struct, frozen=True):
-    """Failed jobs that share a task, a reason and a cause."""
-
-    fingerprint: str | None
-    task: str
-    reason: str | None
-    error_type: str | None
-    count: int
-    first_at: int
-    last_at: int
-    sample: int
-
-
+# So many ids are asked for at once: databases bound the values of one statement.
+_AT_ONCE = 500
+# Above every id.
+_NO_ID = (1 << 63) - 1
 _job_columns = [jobs.c[name] for name in JobRow.__struct_fields__]
 JOB = Prepared(select(*_job_columns).where(jobs.c.id == b("id")), "id")
 ATTEMPTS = Prepared(
@@ -167,6 +129,15 @@ def job(database: Database, number: int) -> JobRow | None:
     return None if row is None else JobRow(*row)
 
 
+def jobs_of(database: Database, numbers: Sequence[int]) -> dict[int, JobRow]:
+    """The jobs of these ids, as far as they are there."""
+    found: dict[int, JobRow] = {}
+    for at in range(0, len(numbers), _AT_ONCE):
+        some = select(*_job_columns).where(jobs.c.id.in_(numbers[at : at + _AT_ONCE]))
+        found |= {row[0]: JobRow(*tuple(row)) for row in database.query(some)}
+    return found
+
+
 def attempts_of(database: Database, number: int) -> list[AttemptRow]:
     """A job's ended attempts, oldest first."""
     with database.look() as tx:
@@ -177,50 +148,6 @@ def effects_of(database: Database, number: int) -> list[EffectRow]:
     """A job's effects, oldest first."""
     with database.look() as tx:
         return [EffectRow(*row) for row in tx.rows(EFFECTS, number)]
-
-
-def _like(kind: Kind, column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
-    """`*` stands for anything; everything else for itself, and case counts."""
-    return kind.matches(column, pattern) if "*" in pattern else column == pattern
-
-
-def _error(kind: Kind, pattern: str) -> ColumnElement[bool]:
-    if "." in pattern:
-        return _like(kind, jobs.c.error_type, pattern)
-    last_part = kind.matches(jobs.c.error_type, f"*.{pattern}")
-    return or_(_like(kind, jobs.c.error_type, pattern), last_part)
-
-
-def condition(filters: Filters, kind: Kind) -> ColumnElement[bool]:
-    """The filters as SQL."""
-    parts: list[ColumnElement[bool]] = []
-    moment = func.coalesce(jobs.c.ended_at, jobs.c.created_at)
-    if filters.ids is not None:
-        parts.append(jobs.c.id.in_(filters.ids))
-    if filters.states is not None:
-        parts.append(jobs.c.state.in_(filters.states))
-    if filters.task is not None:
-        parts.append(_like(kind, jobs.c.task, filters.task))
-    if filters.queue is not None:
-        parts.append(jobs.c.queue == filters.queue)
-    if filters.reason is not None:
-        parts.append(jobs.c.reason == filters.reason)
-    if filters.error is not None:
-        parts.append(_error(kind, filters.error))
-    if filters.message is not None:
-        parts.append(_like(kind, jobs.c.error_message, filters.message))
-    if filters.fingerprint is not None:
-        parts.append(jobs.c.fingerprint == filters.fingerprint)
-    if filters.tag is not None:
-        # Tags are kept as a JSON list.
-        parts.append(kind.contains(jobs.c.tags, msgspec.json.encode(filters.tag).decode()))
-    if filters.since is not None:
-        parts.append(moment >= filters.since)
-    if filters.until is not None:
-        parts.append(moment < filters.until)
-    if filters.also is not None:
-        parts.append(condition(filters.also, kind))
-    return and_(True, *parts)
 
 
 def count(database: Database, filters: Filters) -> int:
@@ -238,12 +165,12 @@ def pages(
     statement = (
         select(*_job_columns).where(condition(filters, database.kind)).order_by(jobs.c.id.desc())
     )
-    below: int | None = None
+    # The first page is bounded, too: what has a bound is looked for in the order of the ids.
+    below = _NO_ID
     left = limit
     while left is None or left > 0:
         page: Select[Any] = statement.limit(size if left is None else min(size, left))
-        if below is not None:
-            page = page.where(jobs.c.id < below)
+        page = page.where(jobs.c.id < below)
         rows = [JobRow(*tuple(row)) for row in database.query(page)]
         if not rows:
             return
@@ -263,27 +190,6 @@ def keys(database: Database, filters: Filters, after: int, size: int) -> list[tu
         .limit(size)
     )
     return [(row[0], bool(row[1])) for row in database.query(statement)]
-
-
-def groups(database: Database, filters: Filters) -> list[GroupRow]:
-    """Matching jobs by cause, largest group first."""
-    size = func.count()
-    statement = (
-        select(
-            jobs.c.fingerprint,
-            jobs.c.task,
-            jobs.c.reason,
-            jobs.c.error_type,
-            size,
-            func.min(jobs.c.ended_at),
-            func.max(jobs.c.ended_at),
-            func.max(jobs.c.id),
-        )
-        .where(condition(filters, database.kind))
-        .group_by(jobs.c.fingerprint, jobs.c.task, jobs.c.reason, jobs.c.error_type)
-        .order_by(size.desc(), func.max(jobs.c.id).desc())
-    )
-    return [GroupRow(*tuple(row)) for row in database.query(statement)]
 
 
 def counts_by(tx: Tx, states: Sequence[str], limit: int) -> dict[str, int]:

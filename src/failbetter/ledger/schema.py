@@ -83,6 +83,8 @@ jobs = Table(
     Column("error_type", String(KEY_LENGTH)),
     Column("error_message", Text),
     Column("fingerprint", String(40)),
+    # The version of the code that the last attempt ran. A whole success at once leaves it out.
+    Column("code", String(64)),
     # A row of the user's own that follows this job, as JSON, and which one it is.
     Column("mirror", Text),
     Column("mirror_key", String(KEY_LENGTH)),
@@ -129,6 +131,23 @@ Index(
     **_where("mirror_key IS NOT NULL"),
 )
 Index("failbetter_jobs_by_state", jobs.c.state, jobs.c.ended_at)
+# What has failed, to be looked through: a page at a time, of a cause or not, and by cause. The
+# last holds all that most filters ask for, so that counting a million reads no row of them.
+_failed = _where("state = 'failed'")
+Index("failbetter_jobs_failed", jobs.c.state, jobs.c.id, **_failed)
+Index(
+    "failbetter_jobs_by_cause",
+    jobs.c.state,
+    jobs.c.fingerprint,
+    jobs.c.id,
+    jobs.c.ended_at,
+    jobs.c.task,
+    jobs.c.queue,
+    jobs.c.reason,
+    jobs.c.error_type,
+    jobs.c.code,
+    **_failed,
+)
 Index("failbetter_jobs_held", jobs.c.held, jobs.c.id, **_where("held IS NOT NULL"))
 
 attempts = Table(
@@ -150,6 +169,15 @@ attempts = Table(
     Column("error_message", Text),
     Column("traceback", Text),
     Column("evidence", Text),
+    sqlite_with_rowid=False,
+)
+
+bases = Table(
+    "failbetter_bases",
+    metadata,
+    # What an error's type derives from, as it was when such an error was recorded.
+    Column("error_type", String(KEY_LENGTH), primary_key=True),
+    Column("base", String(KEY_LENGTH), primary_key=True),
     sqlite_with_rowid=False,
 )
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from sqlalchemy import ColumnElement, and_, case, func, insert, literal_column, or_, select
 
+from failbetter.ledger.filters import condition
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
-from failbetter.ledger.reads import condition
 from failbetter.ledger.schema import attempts, effects, jobs, selected
 from failbetter.lifecycle.replay import CONFIRMABLE
 from failbetter.lifecycle.states import State
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from failbetter.ledger.database import Database
+    from failbetter.ledger.filters import Filters
     from failbetter.ledger.kinds import Tx
-    from failbetter.ledger.reads import Filters
 
 # A longer payload is not read along with a page of others, so that a page has a bounded size.
 _SHORT = 4_000
@@ -198,9 +198,7 @@ def candidates(
 
 
 def _one_end(filters: Filters) -> bool:
-    if filters.states is not None and set(filters.states) in ({"failed"}, {"discarded"}):
-        return True
-    return filters.also is not None and _one_end(filters.also)
+    return len(filters.surely) == 1 and filters.surely <= {State.FAILED, State.DISCARDED}
 
 
 def _beyond(last: Candidate, *, by_end: bool) -> ColumnElement[bool]:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from failbetter.ledger.database import Database
-    from failbetter.ledger.reads import AttemptRow, EffectRow, Filters, JobRow
+    from failbetter.ledger.filters import Filters
+    from failbetter.ledger.reads import AttemptRow, EffectRow, JobRow
 
 _PAGE = 200
 # Not a port followed by a path, in which an @ may stand.

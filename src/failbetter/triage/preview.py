@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from failbetter.ledger.database import Database
+    from failbetter.ledger.filters import Filters
     from failbetter.ledger.kinds import Tx
     from failbetter.ledger.operations import Row
-    from failbetter.ledger.reads import Filters
     from failbetter.ledger.selection import Candidate, Chosen
 
     Decoders = Mapping[str, Callable[[str], object]]
@@ -291,7 +291,10 @@ def _described(filters: Filters, limit: int | None) -> str:
     part: Filters | None = filters
     while part is not None:
         for name, value in msgspec.to_builtins(part).items():
-            if name != "also" and value is not None:
-                said.setdefault(name, value)
+            if name not in ("also", "negated") and value is not None:
+                is_one = isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], str)
+                said.setdefault(
+                    f"not_{name}" if part.negated else name, value[0] if is_one else value
+                )
         part = part.also
     return msgspec.json.encode(said).decode()

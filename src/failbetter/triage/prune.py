@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from failbetter.ledger.database import Database
+    from failbetter.ledger.filters import Filters
     from failbetter.ledger.kinds import Tx
     from failbetter.ledger.pruning import Ended
-    from failbetter.ledger.reads import Filters
 
 _BATCH = 500
 _WAITS = "its mirrored row is still to be written, or would follow an older job that is kept"
@@ -54,7 +54,7 @@ def prune_matching(
 ) -> PruneReport:
     """Delete the ended ones of the jobs that match; what ends while this runs is outside."""
     age = 0.0 if older_than is None else seconds(older_than)
-    ended = ledger.reads.Filters(
+    ended = ledger.filters.Filters(
         states=tuple(state.value for state in ENDS),
         until=database.now() - micros(age),
         also=filters,
@@ -84,7 +84,7 @@ def _delete(database: Database, record: Record | None, meant: list[Ended]) -> li
         return []
     if record is not None:
         numbers = tuple(one.id for one in meant)
-        filters = ledger.reads.Filters(ids=numbers)
+        filters = ledger.filters.Filters(ids=numbers)
         for page in ledger.reads.pages(database, filters, size=_BATCH):
             record.add(page)
         passing("before_pruning")
@@ -100,7 +100,7 @@ def _batches(
 ) -> Iterator[list[tuple[Ended, bool]]]:
     if limit is not None:
         for rows in ledger.reads.pages(database, filters, limit, _BATCH):
-            chosen = ledger.reads.Filters(ids=tuple(row.id for row in rows), also=filters)
+            chosen = ledger.filters.Filters(ids=tuple(row.id for row in rows), also=filters)
             yield ledger.pruning.page(database, chosen, 0, _BATCH)
         return
     after = 0

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import time
-from datetime import datetime
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Unpack
 
 import msgspec
 
 from failbetter import ids, ledger
-from failbetter.durations import Duration, micros, moment, seconds, to_datetime
+from failbetter.durations import Duration, seconds
 from failbetter.job import Job
 from failbetter.lifecycle.ramp import Options
-from failbetter.lifecycle.states import Reason, State
+from failbetter.triage import filters as wanted
 from failbetter.triage import operations, preview
 from failbetter.triage.export import to_file, to_stream
+from failbetter.triage.groups import Group, groups
 from failbetter.triage.prune import PruneReport, prune_matching
 from failbetter.twins import twin
 
@@ -23,27 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from failbetter.ledger.database import Database
-    from failbetter.ledger.reads import Filters, GroupRow
+    from failbetter.ledger.filters import Filters
+    from failbetter.triage.filters import Wanted
     from failbetter.triage.operations import Operation
     from failbetter.triage.preview import Decoders, Preview
 
 
-class Group(msgspec.Struct, frozen=True):
-    """Failed jobs that share a task, a reason and a cause."""
-
-    fingerprint: str | None
-    title: str
-    task: str
-    reason: str | None
-    error_type: str | None
-    count: int
-    first_seen: datetime | None
-    last_seen: datetime | None
-    sample: Job
-
-
 class Jobs:
-    """A selection of jobs, newest first. Nothing is read until it is asked for."""
+    """A selection of jobs, newest first: the last accepted first. Read only when it is asked."""
 
     def __init__(
         self,
@@ -54,46 +40,46 @@ class Jobs:
     ) -> None:
         self._database = database
         self._decoders = decoders or {}
-        self._filters = filters or ledger.reads.Filters()
+        self._filters = filters or ledger.filters.Filters()
         self._limit = limit
 
-    def where(
-        self,
-        *,
-        ids: list[str] | None = None,
-        task: str | None = None,
-        queue: str | None = None,
-        state: str | None = None,
-        reason: str | None = None,
-        error: str | None = None,
-        message: str | None = None,
-        tag: str | None = None,
-        fingerprint: str | None = None,
-        since: Duration | datetime | None = None,
-        until: Duration | datetime | None = None,
-    ) -> Jobs:
-        """The jobs among these that match all that is given.
+    def where(self, **filters: Unpack[Wanted]) -> Jobs:
+        """The jobs among these that match all that is given; of a list of values, any.
 
-        `error`: a type's full name, or without a dot its last part; it, `task` and `message` may
-        hold `*`. `since`, `until`: an aware datetime, or a duration back from now; they bound the
-        end of a job, of a live one its making. Raises ValueError for what cannot be.
+        `task`, `message`, `fingerprint`, `worker`, `code`: texts in which `*` stands for anything.
+        `error`: a type's full name, or without a dot its last part, and whatever derives from it;
+        with `*` only the types so named. `queue`, `tag`, `reason`, `state`: words. `worker`,
+        `code`: of the last ended attempt. `ids`: job ids. `args`: by a parameter's name, further
+        in with dots, what the argument is: a text, in which `*` stands for anything, or another
+        value. `attempts`: a number, a comparison such as ">=3", or a pair: from, to.
+
+        `since` (from then on), `until` (before then): an aware datetime; a date, which means its
+        beginning; a duration back from now; or text, also "today" and "yesterday", in this
+        machine's zone where it names none. They bound the end of a job, of a live one its making.
+
+        Raises TypeError for an unknown filter or a wrong type, ValueError for what cannot be.
         """
-        now = time.time()
-        filters = ledger.reads.Filters(
-            ids=None if ids is None else tuple(_number(text) for text in ids),
-            task=task,
-            queue=queue,
-            states=None if state is None else (_word(State, "state", state),),
-            reason=None if reason is None else _word(Reason, "reason", reason),
-            error=error,
-            message=message,
-            tag=tag,
-            fingerprint=fingerprint,
-            since=_past(since, now),
-            until=_past(until, now),
-            also=self._filters,
+        read = wanted.read(filters, self._database.now)
+        return Jobs(
+            self._database,
+            msgspec.structs.replace(read, also=self._filters),
+            self._limit,
+            self._decoders,
         )
-        return Jobs(self._database, filters, self._limit, self._decoders)
+
+    def exclude(self, **filters: Unpack[Wanted]) -> Jobs:
+        """The jobs among these that do not match all that is given, which is as for `where`.
+
+        What has no such thing, as a job without an error has no message, does not match and stays.
+        To leave out what matches any of several, exclude them one after the other.
+        """
+        read = wanted.read(filters, self._database.now)
+        if not read.narrow and read.states is None:
+            raise ValueError("exclude() without a filter would leave nothing; say which")
+        left_out = msgspec.structs.replace(read, negated=True, also=self._filters)
+        return Jobs(
+            self._database, ledger.filters.Filters(also=left_out), self._limit, self._decoders
+        )
 
     def limit(self, count: int) -> Jobs:
         """At most `count` of them: the newest."""
@@ -110,12 +96,13 @@ class Jobs:
         """How many there are (the limit aside)."""
         return ledger.reads.count(self._database, self._filters)
 
-    def groups(self) -> list[Group]:
-        """The jobs by cause, the largest group first."""
-        return [
-            _group(self._database, row)
-            for row in ledger.reads.groups(self._database, self._filters)
-        ]
+    def groups(self, state: str | None = None) -> list[Group]:
+        """The jobs by cause, the largest group first, of equal ones that of the newest job.
+
+        `state`: only the groups that are `open`, `resolved` or `ignored`; None: all, whose counts
+        add up to `count()`. Raises ValueError for another word.
+        """
+        return groups(self._database, self._filters, state)
 
     def preview(self) -> Preview:
         """Keep the list of these jobs as they are now, each with what a retry would make of it."""
@@ -225,37 +212,3 @@ class Jobs:
     def _must_be_meant(self, verb: str, *, everything: bool) -> None:
         if not self._filters.narrow and self._limit is None and not everything:
             raise ValueError(f"{verb} without a filter means every such job: say all=True")
-
-
-def _word(words: type[State] | type[Reason], what: str, text: str) -> str:
-    known = [word.value for word in words]
-    if text not in known:
-        raise ValueError(f"{text!r} is no {what}; there are: {', '.join(known)}")
-    return text
-
-
-def _number(text: str) -> int:
-    return ids.from_text(text)
-
-
-def _past(value: Duration | datetime | None, now: float) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, datetime):
-        return micros(moment(value, now))
-    return micros(now - seconds(value))
-
-
-def _group(database: Database, row: GroupRow) -> Group:
-    what = row.error_type or row.reason or "failed"
-    return Group(
-        row.fingerprint,
-        f"{row.task}: {what}",
-        row.task,
-        row.reason,
-        row.error_type,
-        row.count,
-        to_datetime(row.first_at),
-        to_datetime(row.last_at),
-        Job(database, row.sample),
-    )

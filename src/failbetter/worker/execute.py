@@ -295,6 +295,7 @@ class Executor:
                 error_message=message,
                 traceback=described.traceback,
                 fingerprint=described.fingerprint,
+                bases=described.bases,
             )
         )
 
@@ -340,6 +341,7 @@ def _ended(
     error_message: str | None = None,
     traceback: str | None = None,
     fingerprint: str | None = None,
+    bases: tuple[str, ...] = (),
 ) -> Ended:
     handout = attempt.handout
     return Ended(
@@ -357,4 +359,5 @@ def _ended(
         traceback,
         fingerprint,
         outage,
+        bases,
     )

@@ -75,7 +75,9 @@ def told(job: Claimed, message: Ended, code: str | None) -> Undecided:
     error = None
     if message.error_type is not None:
         text = message.error_message or _default_message(cause, job)
-        error = Error(message.error_type, text, message.traceback, message.fingerprint)
+        # What no child has looked at closer is of one cause for each task and type.
+        mark = message.fingerprint or own_error(job.task, message.error_type, "").fingerprint
+        error = Error(message.error_type, text, message.traceback, mark, message.bases)
     return Undecided(
         job, outcome, message.begun_at, message.ended_at, code, error, outage=message.outage
     )

@@ -125,6 +125,8 @@ class Described(msgspec.Struct, frozen=True):
     message: str
     traceback: str
     fingerprint: str
+    bases: tuple[str, ...] = ()
+    """What its type derives from, but for `object`."""
 
 
 def describe(error: BaseException, task: str, secrets: list[str]) -> Described:
@@ -141,7 +143,9 @@ def describe(error: BaseException, task: str, secrets: list[str]) -> Described:
     if len(text) > MAX_TRACEBACK:
         half = MAX_TRACEBACK // 2
         text = f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
-    return Described(kind, message, text, fingerprint(as_failure(error, task, secrets)))
+    return Described(
+        kind, message, text, fingerprint(as_failure(error, task, secrets)), bases(type(error))
+    )
 
 
 def as_failure(error: BaseException, task: str, secrets: list[str]) -> Failure:
@@ -179,7 +183,12 @@ def _cause(error: BaseException) -> BaseException | None:
     return error.__context__
 
 
-def type_name(kind: type[BaseException]) -> str:
+def bases(kind: type) -> tuple[str, ...]:
+    """What the type derives from, but for `object`, as tracebacks would print it."""
+    return tuple(type_name(each)[:KEY_LENGTH] for each in kind.__mro__[1:-1])
+
+
+def type_name(kind: type) -> str:
     """The type as a traceback prints it."""
     if kind.__module__ in ("builtins", "__main__"):
         return kind.__qualname__

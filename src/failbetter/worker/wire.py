@@ -107,6 +107,7 @@ class Ended(msgspec.Struct, array_like=True, frozen=True, gc=False, tag="e"):
     fingerprint: str | None
     outage: bool = False
     """Whether the task's breaker counts it."""
+    bases: tuple[str, ...] = ()
 
 
 class Request(msgspec.Struct, array_like=True, frozen=True, tag="q"):

@@ -299,6 +299,17 @@ class Kind(ABC):
     def matches(self, column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
         """Whether the text fits a pattern: `*` is anything. Unlike with LIKE, case counts."""
 
+    def aside(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """The column, but no reason to choose an index; for databases that choose badly."""
+        return column
+
+    @abstractmethod
+    def member(self, column: ColumnElement[Any], path: Sequence[str]) -> ColumnElement[str]:
+        """What is in a JSON object under a name, and a name in that, and so on, as text.
+
+        A string without quotes, anything else as JSON has it; NULL when it is not there.
+        """
+
     @abstractmethod
     def contains(
         self, column: ColumnElement[Any], part: str | ColumnElement[str]

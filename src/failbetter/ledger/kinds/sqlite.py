@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import sqlite3
 import time
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
-from sqlalchemy import event, func, select, text
+from sqlalchemy import Text, UnaryExpression, case, cast, event, func, select, text
 from sqlalchemy.dialects.sqlite import insert as dialect_insert
+from sqlalchemy.sql import operators
 
 from failbetter.errors import (
     ConfigurationError,
@@ -130,6 +132,18 @@ class SQLite(Kind):
 
     def matches(self, column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
         return column.bool_op("GLOB")(pattern.replace("[", "[[]").replace("?", "[?]"))
+
+    def aside(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        return UnaryExpression(column, operator=operators.custom_op("+"))
+
+    def member(self, column: ColumnElement[Any], path: Sequence[str]) -> ColumnElement[str]:
+        at = "$" + "".join("." + json.dumps(name, ensure_ascii=False) for name in path)
+        kind = func.json_type(column, at)
+        # As values of SQL, these three are numbers or nothing.
+        return case(
+            (kind.in_(("true", "false", "null")), kind),
+            else_=cast(func.json_extract(column, at), Text),
+        )
 
     def contains(
         self, column: ColumnElement[Any], part: str | ColumnElement[str]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import sqlalchemy
 from psycopg import errors
-from sqlalchemy import Boolean, Column, any_, cast, func, literal_column, select
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import Boolean, Column, Text, any_, case, cast, func, literal_column, select
+from sqlalchemy.dialects.postgresql import JSON, JSONB
 from sqlalchemy.dialects.postgresql import insert as dialect_insert
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql import Insert
@@ -33,7 +33,7 @@ from failbetter.ledger.kinds.postgres.connection import BoundedConnection, Postg
 from failbetter.ledger.prepared import ZERO, Prepared, Texts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy import URL, ColumnElement, Connection, Select
     from sqlalchemy.engine.interfaces import Dialect
@@ -200,6 +200,16 @@ class Postgres(Kind):
     def matches(self, column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
         escaped = re.sub(r"([\\%_])", r"\\\1", pattern).replace("*", "%")
         return column.like(escaped)
+
+    def member(self, column: ColumnElement[Any], path: Sequence[str]) -> ColumnElement[str]:
+        found: ColumnElement[Any] = cast(column, JSON)
+        for name in path[:-1]:
+            found = found.op("->")(cast(name, Text))
+        last = cast(path[-1], Text)
+        # A JSON null is no text; and a text with a NUL, which is none here, would be an error.
+        null = cast(found.op("->")(last), Text)
+        text = func.coalesce(found.op("->>", return_type=Text())(last), null)
+        return case((func.strpos(column, r"\u0000") > ZERO, None), else_=text)
 
     def contains(
         self, column: ColumnElement[Any], part: str | ColumnElement[str]

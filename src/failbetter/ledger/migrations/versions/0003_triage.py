@@ -14,6 +14,18 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("failbetter_jobs", sa.Column("version", sa.BigInteger(), nullable=True))
     op.add_column("failbetter_jobs", sa.Column("held", sa.BigInteger(), nullable=True))
+    op.add_column("failbetter_jobs", sa.Column("code", sa.String(length=64), nullable=True))
+    failed = "state = 'failed'"
+    _index_where("failbetter_jobs_failed", "failbetter_jobs", ["state", "id"], failed)
+    by_cause = ["state", "fingerprint", "id", "ended_at", "task", "queue", "reason", "error_type"]
+    _index_where("failbetter_jobs_by_cause", "failbetter_jobs", [*by_cause, "code"], failed)
+    op.create_table(
+        "failbetter_bases",
+        sa.Column("error_type", sa.String(length=190), nullable=False),
+        sa.Column("base", sa.String(length=190), nullable=False),
+        sa.PrimaryKeyConstraint("error_type", "base"),
+        sqlite_with_rowid=False,
+    )
     _index_where("failbetter_jobs_held", "failbetter_jobs", ["held", "id"], "held IS NOT NULL")
     op.create_table(
         "failbetter_holds",
