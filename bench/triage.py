@@ -27,7 +27,9 @@ _SOURCE = {
         "WITH RECURSIVE numbers(n) AS"
         " (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :many)"
     ),
-    "postgresql": "WITH numbers AS (SELECT n FROM generate_series(1, :many) AS made(n))",
+    "postgresql": (
+        "WITH numbers AS (SELECT n FROM generate_series(CAST(1 AS bigint), :many) AS made(n))"
+    ),
 }
 _JOBS = """
 INSERT INTO failbetter_jobs (

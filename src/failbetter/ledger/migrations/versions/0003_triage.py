@@ -15,10 +15,9 @@ def upgrade() -> None:
     op.add_column("failbetter_jobs", sa.Column("version", sa.BigInteger(), nullable=True))
     op.add_column("failbetter_jobs", sa.Column("held", sa.BigInteger(), nullable=True))
     op.add_column("failbetter_jobs", sa.Column("code", sa.String(length=64), nullable=True))
-    failed = "state = 'failed'"
-    _index_where("failbetter_jobs_failed", "failbetter_jobs", ["state", "id"], failed)
+    _index_of_failed("failbetter_jobs_failed", ["state", "id"])
     by_cause = ["state", "fingerprint", "id", "ended_at", "task", "queue", "reason", "error_type"]
-    _index_where("failbetter_jobs_by_cause", "failbetter_jobs", [*by_cause, "code"], failed)
+    _index_of_failed("failbetter_jobs_by_cause", [*by_cause, "code"])
     op.create_table(
         "failbetter_bases",
         sa.Column("error_type", sa.String(length=190), nullable=False),
@@ -129,3 +128,15 @@ def upgrade() -> None:
 def _index_where(name: str, table: str, columns: list[str], condition: str) -> None:
     where = sa.text(condition)
     op.create_index(name, table, columns, unique=False, sqlite_where=where, postgresql_where=where)
+
+
+def _index_of_failed(name: str, columns: list[str]) -> None:
+    # PostgreSQL seeks by the state only if the index's condition does not say the very same.
+    op.create_index(
+        name,
+        "failbetter_jobs",
+        columns,
+        unique=False,
+        sqlite_where=sa.text("state = 'failed'"),
+        postgresql_where=sa.text("state >= 'failed' AND state <= 'failed'"),
+    )
