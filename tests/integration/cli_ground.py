@@ -120,3 +120,29 @@ class Ground:
     def ids(self, *words: str) -> list[str]:
         """The ids of the jobs that `jobs list` finds."""
         return [job["id"] for job in self.shop("jobs", "list", "--json", *words).document["jobs"]]
+
+
+def with_a_past(folder: Path) -> Ground:
+    """An app whose jobs a worker has run."""
+    ground = Ground(folder)
+    ground.write("shop.py", SHOP)
+    made = """
+import shop
+shop.good.enqueue(7)
+shop.deep.enqueue("cat.png", "s3cret")
+shop.boom.enqueue_many([(1,), (2,), (3,)])
+shop.poison.enqueue()
+shop.charge.enqueue()
+"""
+    subprocess.run(
+        [sys.executable, "-c", made],
+        cwd=ground.folder,
+        env={**os.environ, "FAILBETTER_URL": "sqlite:///jobs.db", "PYTHONPATH": "."},
+        check=True,
+        timeout=60,
+    )
+    ran = ground.shop("worker", "--drain", "--processes", "1", "--log-format", "json")
+    assert (ran.code, ran.out) == (0, ""), ran.err
+    for line in ran.err.splitlines():
+        json.loads(line)
+    return ground

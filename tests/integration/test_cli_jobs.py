@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.integration.cli_ground import SHOP, Ground, Ran
+from tests.integration.cli_ground import Ground, Ran, with_a_past
 
 from failbetter.cli import main
 
@@ -26,28 +26,7 @@ UNKNOWN = "0000000000000"
 @pytest.fixture(scope="module")
 def past(tmp_path_factory: pytest.TempPathFactory) -> Ground:
     """An app whose jobs a worker has run. Tests do not change it: see `ground`."""
-    ground = Ground(tmp_path_factory.mktemp("past"))
-    ground.write("shop.py", SHOP)
-    made = """
-import shop
-shop.good.enqueue(7)
-shop.deep.enqueue("cat.png", "s3cret")
-shop.boom.enqueue_many([(1,), (2,), (3,)])
-shop.poison.enqueue()
-shop.charge.enqueue()
-"""
-    subprocess.run(
-        [sys.executable, "-c", made],
-        cwd=ground.folder,
-        env={**os.environ, "FAILBETTER_URL": "sqlite:///jobs.db", "PYTHONPATH": "."},
-        check=True,
-        timeout=60,
-    )
-    ran = ground.shop("worker", "--drain", "--processes", "1", "--log-format", "json")
-    assert (ran.code, ran.out) == (0, ""), ran.err
-    for line in ran.err.splitlines():
-        json.loads(line)
-    return ground
+    return with_a_past(tmp_path_factory.mktemp("past"))
 
 
 @pytest.fixture
@@ -288,7 +267,10 @@ def test_retry_by_filter(ground: Ground) -> None:
     ran = ground.shop("failed", "retry", "--task", "boom", "--limit", "2", "--yes")
     assert (ran.code, ran.out) == (0, "retried 2 failed jobs\n")
     ran = ground.shop("failed", "--task", "boom", "retry", "--json")
-    assert ran.document == {"action": "retry", "dry_run": False, "retried": 1, "refused": {}}
+    said = ran.document
+    (operation,) = said.pop("operations")
+    assert said == {"action": "retry", "dry_run": False, "retried": 1, "refused": {}}
+    assert ground.shop("operations", "show", operation, "--json").document["total"] == 1
     none = ground.shop("failed", "retry", "--task", "nothing")
     assert (none.code, none.out) == (0, "retried 0 failed jobs\n")
     again = ground.shop("worker", "--drain", "--queue", "images", "--queue", "default")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import getpass
 import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 
 import failbetter
 from failbetter.cli import (
+    acting,
     documents,
     export,
     groups,
@@ -24,6 +24,7 @@ from failbetter.cli import (
     selection,
     texts,
 )
+from failbetter.cli.operations import By, Pace, Token
 from failbetter.cli.parameters import (
     LISTED,
     Care,
@@ -42,9 +43,6 @@ from failbetter.cli.parameters import (
 from failbetter.cli.problems import WrongUsage
 
 group = new_group("Failed jobs: by cause, listed, retried, discarded.")
-
-# So many ids are asked for at once: databases bound the values of one statement.
-_BATCH = 500
 
 
 @before(group)
@@ -157,26 +155,70 @@ def reopen(fingerprints: Fingerprints, where: Where, form: Form, why: Why) -> in
     return groups.change(opening.ledger(where).failed, fingerprints, act, form)
 
 
+@command(group, "preview")
+def preview(where: Where, filters: Filters, form: Form, some: Some, ids: Ids = None) -> int:
+    """Say what a retry would make of failed jobs, and keep their list for it.
+
+    Which ones: by id, by filters; without either, all of them.
+    """
+    return acting.preview(where, filters, form, some, ids)
+
+
 @command(group, "retry")
 def retry(
-    where: Where, filters: Filters, form: Form, some: Some, care: Care, ids: Ids = None
+    where: Where,
+    filters: Filters,
+    form: Form,
+    some: Some,
+    care: Care,
+    pace: Pace,
+    by: By,
+    token: Token = None,
+    ids: Ids = None,
 ) -> int:
-    """Make failed jobs wait again with fresh budgets, now.
+    """Make failed jobs wait again with fresh budgets.
 
-    Which ones: by id, by filters, or --all of them.
+    Which ones: by id, by filters, those of a preview, or --all of them.
     """
-    return _act(_RETRY, where, filters, form, some, care, ids)
+    asked = acting.Asked(where, filters, form, some, care, by, ids, token)
+    return acting.act(acting.RETRY, asked, **pace.given)
 
 
 @command(group, "discard")
 def discard(
-    where: Where, filters: Filters, form: Form, some: Some, care: Care, ids: Ids = None
+    where: Where,
+    filters: Filters,
+    form: Form,
+    some: Some,
+    care: Care,
+    by: By,
+    token: Token = None,
+    ids: Ids = None,
 ) -> int:
     """Put failed jobs aside for good; they stay on record as discarded.
 
+    Which ones: by id, by filters, those of a preview, or --all of them.
+    """
+    return acting.act(
+        acting.DISCARD, acting.Asked(where, filters, form, some, care, by, ids, token)
+    )
+
+
+@command(group, "restore")
+def restore(
+    where: Where,
+    filters: Filters,
+    form: Form,
+    some: Some,
+    care: Care,
+    by: By,
+    ids: Ids = None,
+) -> int:
+    """Make jobs that a person has discarded failed again, as they were.
+
     Which ones: by id, by filters, or --all of them.
     """
-    return _act(_DISCARD, where, filters, form, some, care, ids)
+    return acting.act(acting.RESTORE, acting.Asked(where, filters, form, some, care, by, ids))
 
 
 command(group, "export")(export.export)
@@ -238,129 +280,3 @@ def _json(text: str) -> object:
         return json.loads(text)
     except ValueError as error:
         raise WrongUsage(f"--result is no JSON: {error}") from None
-
-
-class _Verb(NamedTuple):
-    name: str
-    done: str
-    act: Callable[[failbetter.Jobs], failbetter.Operation]
-
-
-_RETRY = _Verb("retry", "retried", lambda found: found.retry(all=True))
-_DISCARD = _Verb("discard", "discarded", lambda found: found.discard(all=True))
-
-
-class _Selected(NamedTuple):
-    """What is meant: how many, in which queries, and the ids that are refused at once."""
-
-    matched: int
-    queries: list[failbetter.Jobs]
-    refused: dict[str, str]
-
-
-def _act(
-    verb: _Verb,
-    where: Where,
-    filters: Filters,
-    form: Form,
-    some: Some,
-    care: Care,
-    ids: Sequence[str] | None,
-) -> int:
-    narrow = bool(filters.given() or ids)
-    if care.all and narrow:
-        raise WrongUsage("--all means every failed job: give no filter and no id with it")
-    if not narrow and not care.all:
-        raise WrongUsage(
-            f"{verb.name} which? Give ids or filters (see --help), or --all for every failed job"
-        )
-    app = opening.ledger(where)
-    selected = _select(app, filters, ids, some.limit)
-    if care.dry_run:
-        return _say_what_would_be(verb, selected, form)
-    if selected.matched and not care.yes and not _confirmed(verb, selected.matched):
-        problems.complain("nothing was done")
-        return problems.REFUSED
-    moved = 0
-    refused = dict(selected.refused)
-    for query in selected.queries:
-        outcome = verb.act(query)
-        moved += outcome.moved
-        refused |= outcome.refused
-    _report(verb, moved, refused, form)
-    return problems.REFUSED if refused else problems.OK
-
-
-def _select(
-    app: failbetter.App, filters: Filters, ids: Sequence[str] | None, limit: int | None
-) -> _Selected:
-    if not ids:
-        found = selection.narrowed(app.failed, filters)
-        count = found.count()
-        if limit is None:
-            return _Selected(count, [found], {})
-        return _Selected(min(count, limit), [found.limit(limit)], {})
-    wanted = selection.checked(app.failed, ids)
-    queries = []
-    refused: dict[str, str] = {}
-    matching = 0
-    for batch in output.paged(wanted, _BATCH):
-        found = selection.narrowed(app.failed, filters, batch)
-        present = [job.id for job in found]
-        if limit is not None:
-            present = present[: limit - matching]
-        matching += len(present)
-        if present:
-            queries.append(app.failed.where(ids=present))
-        for missing in [number for number in batch if number not in set(present)]:
-            refused[missing] = _why_not(app, missing)
-    return _Selected(matching, queries, refused)
-
-
-def _why_not(app: failbetter.App, number: str) -> str:
-    try:
-        state = app.job(number).state
-    except failbetter.JobNotFound:
-        return "not found"
-    return f"not failed but {state}" if state != "failed" else "left out by a filter or --limit"
-
-
-def _confirmed(verb: _Verb, count: int) -> bool:
-    """Ask a person, if there is one; a script has said what it wants."""
-    if sys.stdin is None or not sys.stdin.isatty():
-        return True
-    sys.stderr.write(f"{verb.name} {texts.count(count, 'failed job')}? [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def _say_what_would_be(verb: _Verb, selected: _Selected, form: Form) -> int:
-    if form.json:
-        output.document(
-            {
-                "action": verb.name,
-                "dry_run": True,
-                "matched": selected.matched,
-                "refused": selected.refused,
-            }
-        )
-    else:
-        output.line(f"would {verb.name} {texts.count(selected.matched, 'failed job')}")
-        _say_refused(selected.refused)
-    return problems.REFUSED if selected.refused else problems.OK
-
-
-def _report(verb: _Verb, moved: int, refused: dict[str, str], form: Form) -> None:
-    if form.json:
-        output.document(
-            {"action": verb.name, "dry_run": False, verb.done: moved, "refused": refused}
-        )
-        return
-    _say_refused(refused)
-    tail = f", {len(refused):,} refused" if refused else ""
-    output.line(f"{verb.done} {texts.count(moved, 'failed job')}{tail}")
-
-
-def _say_refused(refused: dict[str, str]) -> None:
-    for number, why in refused.items():
-        output.line(f"{number}  refused: {texts.one_line(why)}")

@@ -20,6 +20,7 @@ from failbetter.cli import (
     maintain,
     mirror,
     opening,
+    operations,
     output,
     problems,
     recover,
@@ -59,6 +60,7 @@ def _without_a_command(
 command(program, "worker")(starting.worker)
 program.add_typer(jobs.group, name="jobs")
 program.add_typer(failed.group, name="failed")
+program.add_typer(operations.group, name="operations")
 command(program, "enqueue")(enqueue.enqueue)
 command(program, "pause")(holds.pause)
 command(program, "resume")(holds.resume)

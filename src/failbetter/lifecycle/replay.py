@@ -100,8 +100,7 @@ def _uncertain(facts: Facts) -> Found:
     if facts.reason != Reason.UNCERTAIN or not facts.in_doubt or facts.verify:
         return None
     return Verdict.UNCERTAIN, (
-        f"{_effects(facts.in_doubt)} of it in doubt; find out and say so with"
-        " `failbetter failed confirm`"
+        f"{_in_doubt(facts.in_doubt)}; find out and say so with `failbetter failed confirm`"
     )
 
 
@@ -120,14 +119,14 @@ def _needs_confirmation(facts: Facts) -> Found:
     elif facts.done:
         why = f"{facts.done} of {facts.done + facts.in_doubt} effects done"
     elif facts.in_doubt and not facts.verify:
-        why = f"{_effects(facts.in_doubt)} of it in doubt"
+        why = _in_doubt(facts.in_doubt)
     elif facts.replay == "confirm":
         why = "its task asks for it"
     return None if why is None else (Verdict.NEEDS_CONFIRMATION, why)
 
 
-def _effects(count: int) -> str:
-    return "an effect" if count == 1 else f"{count} effects"
+def _in_doubt(count: int) -> str:
+    return "an effect of it is in doubt" if count == 1 else f"{count} effects of it are in doubt"
 
 
 CHECKS: tuple[Check, ...] = (
