@@ -39,7 +39,8 @@ def _fail_everything(app: App) -> None:
         starts=1,
         attempts=1,
         fence=jobs.c.fence + 2,
-        ended_at=app.database.now() - 1_000_000,
+        # One after the other, over the last minute or so.
+        ended_at=app.database.now() - 1_000_000 - jobs.c.id % 60_000_000,
         error_type="builtins.ConnectionError",
         error_message="connection refused",
         fingerprint="1-outage",

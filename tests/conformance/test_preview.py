@@ -115,6 +115,20 @@ def test_arguments_that_no_longer_fit(worked: Ledger, app: App) -> None:
     assert found[secret][1] == "its arguments no longer fit its task"
 
 
+def test_older_than_the_last_success_of_its_subject(worked: Ledger) -> None:
+    old, same, other, none = (
+        worked.fail(subject="page", version=1),
+        worked.fail(subject="page", version=2),
+        worked.fail(subject="else", version=1),
+        worked.fail(subject="page"),
+    )
+    worked.add(subject="page", version=2)
+    worked.end(worked.claim_one())
+    found = verdicts(failed(worked).preview())
+    assert found[old] == ("superseded", "a newer job of its subject has succeeded")
+    assert {found[number][0] for number in (same, other, none)} == {"ready"}
+
+
 @pytest.mark.parametrize(
     ("replay", "why"),
     [

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, and_, case, func, insert, literal_column, 
 from failbetter.ledger.filters import condition
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import attempts, effects, jobs, selected
+from failbetter.ledger.supersession import has_newer_success
 from failbetter.lifecycle.replay import CONFIRMABLE
 from failbetter.lifecycle.states import State
 
@@ -122,12 +123,6 @@ _other = jobs.alias("other")
 _has_twin = select(ONE).where(
     _other.c.unique_key == jobs.c.unique_key, _other.c.live == ONE, _other.c.id != jobs.c.id
 )
-_has_successor = select(ONE).where(
-    _other.c.subject == jobs.c.subject,
-    _other.c.version >= jobs.c.version,
-    _other.c.state == State.SUCCEEDED.value,
-    _other.c.id != jobs.c.id,
-)
 _last_failure = (
     select(attempts.c.fence)
     .where(attempts.c.job_id == jobs.c.id, attempts.c.state == State.FAILED.value)
@@ -158,7 +153,7 @@ _candidate = (
     case((jobs.c.unique_key.is_(None), 0), (_has_twin.exists(), 1), else_=0),
     case(
         (or_(jobs.c.subject.is_(None), jobs.c.version.is_(None)), 0),
-        (_has_successor.exists(), 1),
+        (has_newer_success, 1),
         else_=0,
     ),
     _of_last_failure(attempts.c.reason),

@@ -87,7 +87,7 @@ def _missing_record(facts: Facts) -> Found:
 def _superseded(facts: Facts) -> Found:
     if not facts.superseded:
         return None
-    return Verdict.SUPERSEDED, "a job of its subject with the same or a later version succeeded"
+    return Verdict.SUPERSEDED, "a newer job of its subject has succeeded"
 
 
 def _expired(facts: Facts) -> Found:
