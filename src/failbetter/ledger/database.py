@@ -250,10 +250,15 @@ class Database:
 
     # -- reading
 
-    def query(self, statement: Select[Any]) -> Sequence[Any]:
-        """Run a Core select made for the occasion and return all its rows."""
+    def query(self, statement: Select[Any], *, in_order: bool = False) -> Sequence[Any]:
+        """Run a Core select made for the occasion and return all its rows.
+
+        `in_order`: it is a page of what an index has in that order.
+        """
         self.ensure_schema()
         with self.translated(), self.engine.connect() as connection:
+            if in_order and self.kind.in_order is not None:
+                connection.execute(self.kind.in_order.on(self.kind))
             return connection.execute(statement).all()
 
     def let_go_of_reads(self) -> None:

@@ -249,6 +249,12 @@ _AS_SAID = {
 }
 
 
+def in_order(tx: Tx) -> None:
+    """Lists are gone through in their order, for the rest of the transaction."""
+    if tx.kind.in_order is not None:
+        tx.rows(tx.kind.in_order)
+
+
 def look(tx: Tx, operation: int, after: int, limit: int) -> list[Looked]:
     """The next jobs of the list that nothing was done with yet, locked."""
     return [Looked(*row) for row in tx.rows(NEXT, operation, after, limit)]

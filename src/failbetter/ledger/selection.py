@@ -183,7 +183,7 @@ def candidates(
         page = statement.limit(size if left is None else min(size, left))
         if last is not None:
             page = page.where(_beyond(last, by_end=by_end))
-        rows = [Candidate(*tuple(row)) for row in database.query(page)]
+        rows = [Candidate(*tuple(row)) for row in database.query(page, in_order=True)]
         if not rows:
             return
         yield rows

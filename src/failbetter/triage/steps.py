@@ -88,6 +88,7 @@ def step(tx: Tx, number: int, size: int = BATCH) -> Stepped:
     row = ledger.operations.lock(tx, number)
     if row is None or row.state not in _STEPS:
         return Stepped()
+    ledger.moving.in_order(tx)
     stepped = _STEPS[row.state](tx, row, size)
     passing("in_operation")
     return stepped

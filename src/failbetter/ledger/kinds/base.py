@@ -222,6 +222,9 @@ class Kind(ABC):
     """Reads how long a transaction waits for a lock, where rows are locked at all."""
     set_lock_limit: Prepared | None = None
     """Sets that, for the rest of the transaction."""
+    in_order: Prepared | None = None
+    """Where a planner knows little of its tables: has it walk an index in the order that is asked
+    for, instead of sorting all that there is for each page, for the rest of the transaction."""
 
     def __init__(self, url: URL, *, durable: bool, schema: str | None) -> None:
         self.url = url

@@ -64,6 +64,12 @@ class Postgres(Kind):
     set_lock_limit = Prepared(
         sqlalchemy.text("SELECT set_config('lock_timeout', :limit_, true)"), "limit"
     )
+    in_order = Prepared(
+        sqlalchemy.text(
+            "SELECT set_config('enable_sort', 'off', true),"
+            " set_config('enable_bitmapscan', 'off', true)"
+        )
+    )
 
     def __init__(self, url: URL, *, durable: bool, schema: str | None) -> None:
         if url.drivername == "postgresql":
