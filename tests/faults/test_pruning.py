@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy
-from tests.faults.harness import Site, wait_until
+from tests.faults.harness import APP, Site, wait_until
 
 from failbetter import ids
 from failbetter.ledger.schema import attempts, jobs
@@ -62,6 +64,24 @@ def test_killed_in_the_middle_nothing_is_gone_that_is_not_in_the_file(
     again = site.python(_PRUNE, tmp_path / "rest.jsonl")
     site.output_of(again)
     assert left(site) == set()
+
+
+def test_maintain_prunes_for_an_app_and_for_none_does_not(site: Site) -> None:
+    old_jobs(site)
+    for settings, expected in (({"url": site.url}, COUNT), ({"app": APP}, 0)):
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "failbetter.worker.maintain",
+                json.dumps({**settings, "once": True}),
+            ],
+            env=site.environment(),
+            cwd=site.folder,
+            timeout=60,
+        )
+        assert done.returncode == 0
+        assert len(left(site)) == expected
 
 
 def test_a_worker_killed_while_it_prunes_leaves_no_half_and_another_goes_on(site: Site) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from failbetter.ledger import claims, registry
+from failbetter import retention
+from failbetter.ledger import claims, pruning, registry, supersession
+from failbetter.ledger.supersession import About
+from failbetter.retention import Keep, Pruner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 LARGEST: Final = 2_000
 """Pages that a statement may look at: of what a busy worker does, one is about many jobs."""
+_PRUNED: Final = 5.0
+"""Seconds of the past whose jobs are deleted."""
 _TABLES: Final = ("failbetter_jobs", "failbetter_attempts")
 
 
@@ -32,9 +37,26 @@ def regular(app: App, churn: Churn) -> None:
         claims.any_live(tx, [])
         registry.someone_idles(tx, "elsewhere")
         registry.held(tx, churn.worker.id, 0, 1_000)
+    _prune_a_little(app)
+    with app.database.write() as tx:
+        about = About("nothing", "of many", tx.now())
+        supersession.record(tx, [(churn.worker.id, about)], tx.now())
+        assert not supersession.is_outdated(tx, churn.worker.id)
+        tx.rows(supersession.OUTDATED_OF_WORKER, churn.worker.id)
     job.cancel()
     assert app.job(job.id).attempts == []
     app.database.close()
+
+
+def _prune_a_little(app: App) -> None:
+    """Delete the first that ended, as if only they were past their time."""
+    with app.database.look() as tx:
+        first = pruning.oldest(tx, "succeeded")
+        assert first is not None
+        age = (tx.now() - first) / 1e6
+        keep = Keep(succeeded=max(age - _PRUNED, 0), discarded=None, failed=age)
+        retention.is_due(tx, keep, 1)
+    assert Pruner(app.database, keep, 1).step()
 
 
 def unbounded(plans: Iterable[Plan], pages: int = LARGEST) -> Iterator[str]:

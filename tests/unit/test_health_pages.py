@@ -17,6 +17,7 @@ from failbetter.health.looker import Seen
 from failbetter.ledger.outbox import Waiting
 from failbetter.recovery.deciding import moment
 from failbetter.recovery.report import RecoveryCounts, RecoveryStatus
+from failbetter.retention import Pruned
 
 
 class Process:
@@ -180,6 +181,14 @@ def test_metrics() -> None:
     assert all(name.startswith("failbetter_") for name, *_ in found)
     labelled = {name for name, *labels in found if labels}
     assert labelled == {"failbetter_jobs", "failbetter_swept_jobs_total"}
+
+
+def test_metrics_of_what_was_pruned() -> None:
+    pruned = Pruned(None, 5, 0, 1, {"succeeded": 30.0, "failed": 2.0})
+    found = samples(get("/metrics", Seen(figures(pruned=pruned)))[2])
+    assert found[("failbetter_pruned_jobs_total", "succeeded")] == 5
+    assert found[("failbetter_pruned_jobs_total", "failed")] == 1
+    assert found[("failbetter_retention_behind_seconds",)] == 30
 
 
 def test_what_is_not_known_is_absent_and_never_zero() -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from failbetter import App, ConfigurationError, UnknownTask
+from failbetter.drill.processes import environment
 from failbetter.lifecycle.policy import Policy
 from failbetter.limits import KEY_LENGTH, bounded_key
+from failbetter.retention import Keep
 from failbetter.task import key_text
 
 
@@ -76,6 +78,38 @@ def test_leases_that_cannot_be(lease: Any, tmp_path: Path) -> None:
         lease = "2d"
     with pytest.raises(ConfigurationError, match="lease"):
         App(f"sqlite:///{tmp_path}/a.db", lease=lease)
+
+
+def test_how_long_jobs_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/a.db"
+    day = 86_400
+    assert App(url).keep == Keep(succeeded=7 * day, discarded=30 * day, failed=90 * day)
+    monkeypatch.setenv("FAILBETTER_KEEP_SUCCEEDED", "1h")
+    monkeypatch.setenv("FAILBETTER_KEEP_FAILED", "forever")
+    assert App(url).keep == Keep(succeeded=3600, discarded=30 * day, failed=None)
+    assert App(url, keep_failed="1d", keep_discarded=None).keep == Keep(3600, None, day)
+
+
+@pytest.mark.parametrize("kept", [0, 59, "0", "-1d", "soon", -5, [5], float("inf")])
+def test_times_that_no_job_can_be_kept(
+    kept: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/a.db"
+    with pytest.raises(ConfigurationError, match="keep_failed"):
+        App(url, keep_failed=kept)
+    if isinstance(kept, str):
+        monkeypatch.setenv("FAILBETTER_KEEP_FAILED", kept)
+        with pytest.raises(ConfigurationError, match="keep_failed"):
+            App(url)
+
+
+def test_a_drill_deletes_nothing_of_the_users(tmp_path: Path) -> None:
+    app = App(f"sqlite:///{tmp_path}/a.db")
+    found = environment(app, tmp_path)
+    assert {found[f"FAILBETTER_KEEP_{end}"] for end in ("SUCCEEDED", "DISCARDED", "FAILED")} == {
+        "forever"
+    }
+    app.close()
 
 
 def test_durability(tmp_path: Path) -> None:
