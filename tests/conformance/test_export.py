@@ -72,7 +72,8 @@ def test_only_what_matches_newest_first(worked: Ledger, app: App, tmp_path: Path
 def test_each_page_has_its_own_attempts(
     worked: Ledger, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("failbetter.triage.export._PAGE", 2)
+    monkeypatch.setattr("failbetter.triage.export._PAGE", 3)
+    monkeypatch.setattr("failbetter.triage.export._STORIES", 2)
     for _ in range(5):
         failed(worked)
     sink = io.BytesIO()

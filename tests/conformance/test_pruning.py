@@ -172,6 +172,21 @@ def test_jobs_that_ended_at_one_moment_all_go(worked: Ledger, monkeypatch: Any) 
     assert there(worked, *numbers) == []
 
 
+def test_jobs_of_many_items_go_in_small_batches(
+    worked: Ledger, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "_MOST_ITEMS", 5)
+    for _ in range(5):
+        ended(worked, 8)  # of two items each
+    pruner = Pruner(worked.database, Keep(), 1)
+    assert [pruner.step() for _ in range(4)] == [{"succeeded": n} for n in (2, 2, 1)] + [{}]
+    for _ in range(5):
+        ended(worked, 8)
+    monkeypatch.setattr(pruning, "_MOST_ITEMS", 1)
+    assert app.jobs.limit(4).prune().total == 4
+    assert app.prune("1d").total == 1
+
+
 # -- turns, and what is due
 
 

@@ -26,13 +26,19 @@ if TYPE_CHECKING:
     from failbetter.ledger.kinds import Tx
 
 
+# A job may have any number of items, and goes with all of them: so many are deleted in one batch,
+# or those of one job.
+_MOST_ITEMS = 5_000
+
+
 class Ended(msgspec.Struct, frozen=True, gc=False):
-    """A job that has ended, as it was found."""
+    """A job that has ended, as it was found. `items`: about how many are kept of it."""
 
     id: int
     fence: int
     state: str
     ended_at: int
+    items: int = 0
 
 
 def _undelivered() -> ColumnElement[bool]:
@@ -61,11 +67,17 @@ def _may_go() -> ColumnElement[bool]:
     return and_(~_undelivered(), or_(same_row.is_(None), has_newer, ~outlived))
 
 
+_items = func.coalesce(
+    select(func.sum(progress.c.done + progress.c.failed))
+    .where(progress.c.job_id == jobs.c.id)
+    .scalar_subquery(),
+    ZERO,
+)
 _of_state = (jobs.c.state == b("state"), jobs.c.ended_at >= b("after"))
 # In the order of the index by state, from where the last look ended: what was deleted just now
 # may still have to be walked past before that.
 DUE = Prepared(
-    select(jobs.c.id, jobs.c.fence, jobs.c.ended_at)
+    select(jobs.c.id, jobs.c.fence, jobs.c.ended_at, _items)
     .where(*_of_state, jobs.c.ended_at < b("before"), _may_go())
     .order_by(jobs.c.ended_at)
     .limit(b("limit"))
@@ -121,7 +133,18 @@ def delete_ended(tx: Tx, found: Sequence[Ended]) -> list[Ended]:
 def due(tx: Tx, state: str, after: int, before: int, limit: int) -> list[Ended]:
     """Jobs that ended so from `after` on and before `before`, and may go; oldest ends first."""
     rows = tx.rows(DUE, state, after, before, limit)
-    return [Ended(number, fence, state, ended_at) for number, fence, ended_at in rows]
+    found = [Ended(number, fence, state, at, int(items)) for number, fence, at, items in rows]
+    return found[: _cut(found)]
+
+
+def _cut(found: Sequence[Ended]) -> int:
+    """How many of these, from the first, are deleted in one batch."""
+    items = 0
+    for place, one in enumerate(found):
+        items += one.items
+        if items > _MOST_ITEMS and place:
+            return place
+    return len(found)
 
 
 def oldest(tx: Tx, state: str, after: int = 0) -> int | None:
@@ -136,12 +159,14 @@ def page(database: Database, filters: Filters, after: int, size: int) -> list[tu
     Each with whether it may be deleted, by its mirrored row.
     """
     statement = (
-        select(jobs.c.id, jobs.c.fence, jobs.c.state, jobs.c.ended_at, _may_go())
+        select(jobs.c.id, jobs.c.fence, jobs.c.state, jobs.c.ended_at, _items, _may_go())
         .where(condition(filters, database.kind), jobs.c.live.is_(None), jobs.c.id > after)
         .order_by(jobs.c.id)
         .limit(size)
     )
-    return [(Ended(*tuple(row)[:4]), bool(row[4])) for row in database.query(statement)]
+    rows = [tuple(row) for row in database.query(statement)]
+    found = [Ended(row[0], row[1], row[2], row[3], int(row[4])) for row in rows]
+    return [(one, bool(row[5])) for one, row in zip(found, rows, strict=True)][: _cut(found)]
 
 
 def counts(database: Database, filters: Filters) -> tuple[dict[str, int], int]:

@@ -26,14 +26,17 @@ if TYPE_CHECKING:
     from failbetter.ledger.filters import Filters
     from failbetter.ledger.reads import AttemptRow, EffectRow, JobRow
 
-_PAGE = 200
+# Rows of jobs are read so many at a time, since each page costs a search; what is kept of them,
+# with tracebacks, for fewer.
+_PAGE = 2_000
+_STORIES = 200
 # Not a port followed by a path, in which an @ may stand.
 _PASSWORD = re.compile(r"(://[^\s:/@]*:)(?!\d+/)[^\s@]+@")
 
 
 def lines(database: Database, pages: Iterable[Sequence[JobRow]]) -> Iterator[bytes]:
     """A line for each job. Arguments that the task redacts, and passwords in URLs, are masked."""
-    for rows in pages:
+    for rows in _parted(pages):
         numbers = [row.id for row in rows]
         attempts = ledger.stories.attempts_of(database, numbers)
         effects = ledger.stories.effects_of(database, numbers)
@@ -42,6 +45,12 @@ def lines(database: Database, pages: Iterable[Sequence[JobRow]]) -> Iterator[byt
                 Job(database, row.id, row=row), attempts.get(row.id, ()), effects.get(row.id, ())
             )
             yield msgspec.json.encode(document) + b"\n"
+
+
+def _parted(pages: Iterable[Sequence[JobRow]]) -> Iterator[Sequence[JobRow]]:
+    for page in pages:
+        for first in range(0, len(page), _STORIES):
+            yield page[first : first + _STORIES]
 
 
 def to_file(

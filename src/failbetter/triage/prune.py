@@ -101,7 +101,7 @@ def _batches(
     if limit is not None:
         for rows in ledger.reads.pages(database, filters, limit, _BATCH):
             chosen = ledger.filters.Filters(ids=tuple(row.id for row in rows), also=filters)
-            yield ledger.pruning.page(database, chosen, 0, _BATCH)
+            yield from _batches(database, chosen, None)
         return
     after = 0
     while batch := ledger.pruning.page(database, filters, after, _BATCH):
