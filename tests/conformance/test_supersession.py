@@ -105,6 +105,22 @@ def test_an_old_failure_that_is_retried_ends_superseded(worked: Ledger) -> None:
     assert len(worked.attempts(old)) == 1
 
 
+def test_a_preview_says_what_the_claim_will(worked: Ledger, app: App) -> None:
+    numbers = [add(worked, version) for version in (3, 4, 5)]
+    other = add(worked, 1, "doc 2")
+    for job in worked.claim():
+        worked.end(job, Cause.RAISED, verdict="fail")
+    add(worked, 4)
+    succeed(worked, worked.claim_one())
+    verdicts = {job.id: job.verdict for job in app.failed.preview()}
+    assert [verdicts[ids.to_text(number)] for number in (*numbers, other)] == [
+        "superseded",
+        "ready",
+        "ready",
+        "ready",
+    ]
+
+
 def test_two_that_run_at_once_both_succeed_and_the_higher_version_stands(worked: Ledger) -> None:
     add(worked, 1)
     add(worked, 2)
