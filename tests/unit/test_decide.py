@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from failbetter.lifecycle.backoff import Backoff, fixed, linear
-from failbetter.lifecycle.decide import MAX_HAND_BACKS, Facts, Outcome, Transition, decide
+from failbetter.lifecycle.decide import (
+    MAX_HAND_BACKS,
+    Facts,
+    Outcome,
+    Transition,
+    Verdict,
+    decide,
+)
 from failbetter.lifecycle.policy import Policy
 from failbetter.lifecycle.states import REASONS, Cause, Reason, State, may_move
 
@@ -797,6 +804,16 @@ def test_a_neighbour_of_poison_is_never_ended_by_it(returns_between: list[bool])
     assert (found.state, found.crashes) == (SUCCEEDED, 0)
 
 
+@given(policies, st.sampled_from(["retry", "fail", "discard"]), st.integers(0, 5))
+def test_what_fails_of_a_known_outage_is_not_charged(
+    policy: Policy, verdict: Verdict, charged: int
+) -> None:
+    facts = Facts(policy, attempts=charged, crashes=1, suspect=True, starts=charged)
+    found = decide(facts, Outcome(Cause.RAISED, verdict, held_back=True), NOW, Fixed())
+    assert (found.state, found.run_at, found.attempts) == (PENDING, NOW, charged)
+    assert (found.crashes, found.suspect) == (0, False)  # it did not kill its child
+
+
 tight = st.builds(
     Policy,
     max_attempts=st.integers(1, 3),
@@ -814,7 +831,8 @@ def test_every_job_reaches_an_end(policy: Policy, script: list[Outcome], rng: An
     now = NOW
     for run in range(4 * MAX_HAND_BACKS):
         outcome = script[run % len(script)]
-        if not outcome.begun or outcome.cause is Cause.UNLOADABLE:
+        if not outcome.begun or outcome.cause is Cause.UNLOADABLE or outcome.held_back:
+            # What waits for another's code, or for the end of an outage, has no end of its own.
             outcome = Outcome(Cause.RAISED)
         found = decide(facts, outcome, now, rng)
         if found.state is not PENDING:
