@@ -54,6 +54,7 @@ _figures: list[Any] = [
     func.max(jobs.c.ended_at),
     func.max(jobs.c.id),
 ]
+_differing = [jobs.c.task, jobs.c.queue, jobs.c.code]
 _kinds = [jobs.c.task, jobs.c.reason, jobs.c.error_type]
 
 
@@ -62,20 +63,45 @@ def found(database: Database, filters: Filters) -> list[GroupRow]:
     matching = condition(filters, database.kind)
     known = (matching, jobs.c.fingerprint.is_not(None))
     unknown = (matching, jobs.c.fingerprint.is_(None))
-    # Each reads the index by cause once, in its order. What differs within a group is asked for
-    # apart, because as part of the same question it would have a million rows sorted.
+    by_cause = _in_order if database.kind.sorts_groups else _at_once
+    rows = by_cause(database, known) + _without_fingerprint(database, unknown)
+    return sorted(rows, key=lambda row: (row.count, row.sample), reverse=True)
+
+
+def _in_order(database: Database, known: Sequence[Any]) -> list[GroupRow]:
+    """The groups in two looks through the index by cause, in its order.
+
+    What differs within a group is asked for apart, because as part of the same question it would
+    have a million rows sorted.
+    """
     figures = database.query(
         select(jobs.c.fingerprint, *_figures).where(*known).group_by(jobs.c.fingerprint)
     )
-    kinds = database.query(
-        select(jobs.c.fingerprint, jobs.c.task, jobs.c.queue, jobs.c.code).where(*known).distinct()
-    )
-    of: dict[Any, list[tuple[Any, ...]]] = {}
-    for key, *kind in kinds:
+    of: dict[str, list[tuple[Any, ...]]] = {}
+    for key, *kind in database.query(
+        select(jobs.c.fingerprint, *_differing).where(*known).distinct()
+    ):
         of.setdefault(key, []).append(tuple(kind))
-    rows = [_group(key, figure, of.get(key, [])) for key, *figure in figures]
-    rows += _without_fingerprint(database, unknown)
-    return sorted(rows, key=lambda row: (row.count, row.sample), reverse=True)
+    return [_group(key, figure, of.get(key, [])) for key, *figure in figures]
+
+
+def _at_once(database: Database, known: Sequence[Any]) -> list[GroupRow]:
+    """The groups in one look, in which all that differs is counted apart."""
+    of: dict[str, list[Any]] = {}
+    for row in database.query(
+        select(jobs.c.fingerprint, *_differing, *_figures)
+        .where(*known)
+        .group_by(jobs.c.fingerprint, *_differing)
+    ):
+        of.setdefault(row[0], []).append(row)
+    rows = []
+    for key, parts in of.items():
+        counts, firsts, lasts, samples = zip(*(part[4:] for part in parts), strict=True)
+        first = min((at for at in firsts if at is not None), default=None)
+        last = max((at for at in lasts if at is not None), default=None)
+        kinds = [tuple(part[1:4]) for part in parts]
+        rows.append(_group(key, (sum(counts), first, last, max(samples)), kinds))
+    return rows
 
 
 def _without_fingerprint(database: Database, unknown: Sequence[Any]) -> list[GroupRow]:

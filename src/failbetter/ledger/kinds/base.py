@@ -204,6 +204,8 @@ class Kind(ABC):
     """Whether the tables are made at first use; else by `migrate`."""
     driver_errors: tuple[type[Exception], ...] = ()
     unique_violation: tuple[type[Exception], ...] = ()
+    sorts_groups = False
+    """Whether rows are sorted to be grouped by what no index is in the order of."""
     walks_indexes = False
     """Whether one statement can walk an index from group to group (recursive, lateral)."""
     left_alone: tuple[ColumnElement[bool], ...] = ()

@@ -40,6 +40,7 @@ class SQLite(Kind):
 
     name = "sqlite"
     makes_schema = True
+    sorts_groups = True
     one_writer = True
     driver_errors = (sqlite3.Error,)
     unique_violation = (sqlite3.IntegrityError,)
