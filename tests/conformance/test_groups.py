@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import func, select
 from tests.conformance.kit import NOW, SECOND, Ledger, ending, set_clocks
 
 from failbetter import App, Group, Refused
 from failbetter.durations import to_datetime
 from failbetter.ids import to_text
 from failbetter.ledger.endings import Error
+from failbetter.ledger.filters import Filters, condition
+from failbetter.ledger.schema import jobs
 from failbetter.lifecycle.states import Cause
 
 MINUTE = 60 * SECOND
@@ -213,3 +217,24 @@ def test_many_groups(app: App, worked: Ledger) -> None:
     groups = app.failed.groups()
     assert len(groups) == 1_000
     assert groups[0].sample.error_type == "OSError"
+
+
+def test_a_cause_is_sought_by_its_index(ledger: Ledger) -> None:
+    database = ledger.database
+    meant = condition(Filters(states=("failed",), fingerprint=("1-a",)), database.kind)
+    compiled = (
+        select(func.count())
+        .select_from(jobs)
+        .where(meant)
+        .compile(database.engine, compile_kwargs={"literal_binds": True})
+    )
+    with database.engine.connect() as connection:
+        explain = "EXPLAIN "
+        if connection.dialect.name == "sqlite":
+            explain = "EXPLAIN QUERY PLAN "
+        else:
+            connection.exec_driver_sql("SET enable_seqscan = off")
+        plan = str(connection.exec_driver_sql(explain + str(compiled)).all())
+    assert "failbetter_jobs_by_cause" in plan
+    # Of both parts of its key, not only the one that its condition says already.
+    assert re.search(r"state = .*fingerprint.* = |state=\? AND fingerprint=\?", plan), plan
