@@ -8,10 +8,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from tests.conformance.kit import NOW, SECOND, Ledger, unlike
 
 from failbetter import App, Jobs, Operation, OperationNotFound, Refused, ids
+from failbetter.ledger import moving
 from failbetter.ledger.endings import Error
 from failbetter.ledger.filters import Filters
 from failbetter.ledger.schema import jobs
@@ -135,15 +137,13 @@ def test_time_that_ran_out_since(worked: Ledger) -> None:
     preview = failed(worked).preview()
     with worked.database.write() as tx:
         (one,) = rows_of(tx, preview.token)
-        steps.ledger.moving.retry(
-            tx, ids.from_text(preview.token), [one], steps.ledger.moving.Ask(), one.expires_at
-        )
+        moving.retry(tx, ids.from_text(preview.token), [one], moving.Ask(), one.expires_at)
     assert worked.row(number).state == "failed"
     assert preview.retry().refused == {ids.to_text(number): "expired"}
 
 
 def rows_of(tx: Any, token: str) -> list[Any]:
-    found: list[Any] = steps.ledger.moving.look(tx, ids.from_text(token), 0, 10)
+    found: list[Any] = moving.look(tx, ids.from_text(token), 0, 10)
     return found
 
 
@@ -295,6 +295,21 @@ def test_undo_returns_what_has_not_begun(worked: Ledger) -> None:
     assert ran == {numbers[name] for name in ("ran", "runs", "failed")}
     with pytest.raises(Refused, match="cannot be undone: it is undone"):
         operation.undo()
+
+
+def test_undo_leaves_what_began_while_it_was_waited_for(worked: Ledger) -> None:
+    number = worked.fail()
+    operation = retry(worked)
+    with worked.database.write() as tx:
+        (seen,) = moving.look_back(tx, ids.from_text(operation.id), 0, 10)
+    worked.end(claim(worked, number), Cause.RAISED)
+    before = worked.row(number)
+    assert before.state == "pending"
+    now_seen = msgspec.structs.replace(seen, fence_now=before.fence)
+    with worked.database.write() as tx:
+        assert moving.give_back(tx, ids.from_text(operation.id), [now_seen]) == 0
+    assert worked.row(number) == before
+    assert parts(operation) == {"waiting": 1}
 
 
 def test_undo_of_a_discard(worked: Ledger) -> None:

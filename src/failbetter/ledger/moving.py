@@ -204,6 +204,13 @@ NOTE = Prepared(
     update(selected).values(outcome=b("outcome"), why=b("why")).where(*_entry),
     "why outcome operation job_id",
 )
+BEGUN = Prepared(
+    select(ONE)
+    .where(attempts.c.job_id == b("id"), attempts.c.fence > b("fence"))
+    .limit(ONE)
+    .offset(ZERO),
+    "id fence",
+)
 NOTE_GONE = Prepared(
     update(selected)
     .values(outcome=literal_column(f"'{GONE}'"))
@@ -377,15 +384,24 @@ def _as_seen(
 
 
 def give_back(tx: Tx, operation: int, looked: Sequence[Looked]) -> int:
-    """Make jobs that `look_back` has found failed as they were. How many it were."""
+    """Make jobs that `look_back` has found failed as they were. How many it were.
+
+    One that another transaction has run just before it was locked has begun, though that was not
+    to be seen yet when it was looked for.
+    """
+    going = [
+        one
+        for one in looked
+        if one.fence_now == one.fence + 1 or tx.row(BEGUN, one.job_id, one.fence) is None
+    ]
     rows = []
-    for one in looked:
+    for one in going:
         past = msgspec.structs.astuple(msgspec.json.decode(one.past, type=Past))
         rows.append((State.FAILED.value, *past, one.job_id, one.fence_now))
     _all_of(tx.many(RETURN, rows), rows)
-    follow_all(tx, [one.job_id for one in looked if one.keyed])
-    tx.many(NOTE, [(one.why, RETURNED, operation, one.job_id) for one in looked])
-    return len(looked)
+    follow_all(tx, [one.job_id for one in going if one.keyed])
+    tx.many(NOTE, [(one.why, RETURNED, operation, one.job_id) for one in going])
+    return len(going)
 
 
 def note_gone(tx: Tx, operation: int) -> None:
