@@ -62,7 +62,7 @@ CAUSES = {
     Cause.LOST: "its worker died, or its lease ran out",
     Cause.INTERRUPTED: "its worker stopped and could wait no longer",
     Cause.CANCELLED: "a person cancelled the job while its body ran",
-    Cause.REFUSED: "its time had run out before the body began",
+    Cause.REFUSED: "its time had run out, or it was out of date, before the body began",
     Cause.UNLOADABLE: "the code that should run it could not be loaded, or its arguments not read",
 }
 NOT_BEGUN = frozenset(
