@@ -142,7 +142,7 @@ def test_many_of_one_commit(worked: Ledger) -> None:
         add(worked, version % 20, f"doc {version // 20}")
     again = worked.claim()
     assert [job.version for job in again] == [19] * 3
-    assert len(worked.rows(reason="superseded")) == 57
+    assert len(worked.rows(reason=("superseded",))) == 57
 
 
 def test_what_was_dropped_is_no_reason_to_stop_claiming(worked: Ledger, app: App) -> None:
