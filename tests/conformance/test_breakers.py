@@ -180,6 +180,15 @@ def test_jobs_wait_and_say_for_what(site: Site) -> None:
     )
 
 
+def test_health_warns_of_it(site: Site) -> None:
+    opened(site)
+    said = site.app.health().as_dict()["checks"]["holds"]
+    assert said == {"status": "warn", "observedValue": 1, "output": "kept waiting: breaker mail"}
+    site.app.resume(breaker="mail")
+    site.app.pause(breaker="mail")
+    assert site.app.health().as_dict()["checks"]["holds"]["status"] == "pass"
+
+
 def test_tasks_that_need_something_else_go_on(site: Site) -> None:
     opened(site)
     other = msgspec.structs.replace(GUARDED, breaker=Breaking("sms", 3, 60, 30))

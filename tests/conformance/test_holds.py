@@ -53,6 +53,13 @@ def test_what_falls_due_in_a_paused_queue_wakes_nobody(app: App, at: Ledger) -> 
     assert at.claim_and_due() == ([], None)
 
 
+def test_what_is_held_is_not_what_waits_longest(app: App, at: Ledger) -> None:
+    at.add(queue="images")
+    app.pause("images")
+    with at.database.look() as tx:
+        assert ledger.reads.oldest_due(tx, NOW) is None
+
+
 def test_nobody_waits_for_a_paused_queue_to_drain(app: App, at: Ledger) -> None:
     at.add(queue="images")
     app.pause("images")
@@ -267,5 +274,5 @@ def test_health_names_them(app: App, at: Ledger) -> None:
     assert said == {
         "status": "pass",
         "observedValue": 2,
-        "output": "paused: queue images, task upload",
+        "output": "kept waiting: queue images, task upload",
     }

@@ -191,10 +191,12 @@ def _stamp(moment: int | None) -> str | None:
 
 
 def _holds(figures: Figures) -> Finding:
+    """What a person keeps waiting is as they want it; what a breaker does is an outage."""
     active = [hold for hold in figures.holds if hold.active]
     names = _names([f"{hold.kind} {hold.name}" for hold in active or figures.holds])
-    text = f"paused: {names}" if active else f"being let go of: {names}"
-    return Finding("holds", "pass", len(active), text)
+    text = f"kept waiting: {names}" if active else f"being let go of: {names}"
+    is_outage = any(hold.probe_every is not None for hold in active)
+    return Finding("holds", "warn" if is_outage else "pass", len(active), text)
 
 
 def _mirror(figures: Figures) -> Finding:

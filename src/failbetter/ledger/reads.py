@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from sqlalchemy import Select, func, or_, select
 
-from failbetter.ledger import claims
+from failbetter.ledger import claims, holds
 from failbetter.ledger.filters import Filters, condition
 from failbetter.ledger.prepared import ZERO, Prepared, b
 from failbetter.ledger.registry import Worker
@@ -198,9 +198,13 @@ def counts_by(tx: Tx, states: Sequence[str], limit: int) -> dict[str, int]:
 
 
 def oldest_due(tx: Tx, now: int) -> int | None:
-    """When the longest-waiting claimable job fell due; None when none waits."""
-    due = [lane.run_at for lane in claims.lanes(tx, []) if lane.run_at <= now]
-    return min(due, default=None)
+    """When the longest-waiting claimable job fell due; None when none waits.
+
+    What is held on purpose is no news.
+    """
+    held = holds.standing(tx).queues
+    lanes = [lane for lane in claims.lanes(tx, []) if lane.queue not in held]
+    return min((lane.run_at for lane in lanes if lane.run_at <= now), default=None)
 
 
 def worker(database: Database, number: int) -> Worker | None:
