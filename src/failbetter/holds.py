@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Jobs in one transaction, and (of a worker) in one round of its duties.
 _BATCH = 500
 _AT_ONCE = 10_000
+# Seconds. Whoever maintains must not stop looking after other things for it.
+_TURN = 0.5
 # Parked jobs are counted no further.
 MOST = 1_000_000
 _REASON = 2_000
@@ -75,7 +77,7 @@ def resume(database: Database, kind: Kind, name: str, *, rate: float | None = No
     if hold is None or not database.transact(lambda tx: ledger.holds.end(tx, hold, thousandths)):
         raise Refused(f"{kind} {name!r} is not paused")
     if rate is None:
-        _let_go(database, hold.id, MOST)
+        _let_go(database, hold.id, MOST, ledger.database.WRITE_TIMEOUT)
     if kind == "queue":
         database.wake()  # its jobs were never parked
 
@@ -98,20 +100,23 @@ def tick(database: Database) -> bool:
     probed = [_probe(database, number) for number in open_breakers]
     with database.look() as tx:
         ended = ledger.holds.letting_go(tx)
-    return sum(_let_go(database, hold.id, _AT_ONCE) for hold in ended) > 0 or any(probed)
+    let_go = [_let_go(database, hold.id, _AT_ONCE, _TURN) for hold in ended]
+    return any(let_go) or any(probed)
 
 
 def _probe(database: Database, number: int) -> bool:
-    probed = database.transact(lambda tx: ledger.breakers.probe(tx, number))
+    probed = database.transact(lambda tx: ledger.breakers.probe(tx, number), timeout=_TURN)
     if probed:
         database.wake(1)
     return probed
 
 
-def _let_go(database: Database, number: int, most: int) -> int:
+def _let_go(database: Database, number: int, most: int, timeout: float) -> int:
     count = 0
     while count < most:
-        some = database.transact(lambda tx: ledger.holds.let_go_some(tx, number, _BATCH))
+        some = database.transact(
+            lambda tx: ledger.holds.let_go_some(tx, number, _BATCH), timeout=timeout
+        )
         if not some:
             break
         count += some
