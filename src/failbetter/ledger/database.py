@@ -140,7 +140,9 @@ class Database:
             yield writer.tx
             writer.commit()
 
-    def transact(self, work: Callable[[Tx], R], *, timeout: float = WRITE_TIMEOUT) -> R:
+    def transact(
+        self, work: Callable[[Tx], R], *, durable: bool = True, timeout: float = WRITE_TIMEOUT
+    ) -> R:
         """Do `work` in a writing transaction; again while the database cannot do it just then.
 
         Raises as `write` does; LedgerUnavailable with `in_doubt` when the connection broke during
@@ -150,7 +152,7 @@ class Database:
         pause = 0.01
         while True:
             try:
-                with self.write(timeout=timeout) as tx:
+                with self.write(durable=durable, timeout=timeout) as tx:
                     return work(tx)
             except LedgerUnavailable as error:
                 if error.in_doubt or not error.passing or time.monotonic() + pause > limit:

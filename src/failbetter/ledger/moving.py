@@ -316,12 +316,12 @@ def retry(tx: Tx, operation: int, looked: Sequence[Looked], ask: Ask, now: int) 
 
 def _refusal(one: Looked, ask: Ask, now: int) -> tuple[str, str | None] | None:
     """What keeps a job from being retried, by what is known of it: the outcome and why."""
-    verdict = Verdict(one.verdict)
+    verdict = one.verdict
     if one.state != State.FAILED:
         return CHANGED, f"not failed but {one.state}"
     if one.fence_now != one.fence:
         return CHANGED, "it has failed again since"
-    if verdict not in CONFIRMABLE or (verdict is Verdict.NEEDS_CONFIRMATION and not ask.confirm):
+    if verdict not in CONFIRMABLE or (verdict == Verdict.NEEDS_CONFIRMATION and not ask.confirm):
         return SKIPPED, one.why
     if one.expires_at is not None and one.expires_at <= now:
         return EXPIRED, acts.EXPIRED

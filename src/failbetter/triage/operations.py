@@ -282,14 +282,19 @@ def begin(
 def finish(
     database: Database, number: int, progress: Callable[[int, int], object] | None = None
 ) -> None:
-    """Make the steps that can be made at once. Interrupted, maintenance makes the others."""
+    """Make the steps that can be made at once. Interrupted, maintenance makes the others.
+
+    The steps do not wait for the disk, as what follows takes them along to it, and one that a power
+    cut has undone is made again. The end does.
+    """
     done = 0
     total = loaded(database, number).total
     while True:
-        stepped = database.transact(partial(steps.step, number=number))
+        stepped = database.transact(partial(steps.step, number=number), durable=False)
         if stepped.moved:
             database.wake()
         if not stepped.more:
+            database.transact(lambda tx: ledger.operations.save(tx, steps.locked(tx, number)))
             return
         done += steps.BATCH
         if progress is not None:
