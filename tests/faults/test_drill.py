@@ -22,7 +22,7 @@ from failbetter.ledger.schema import metadata
 
 FAILBETTER = (sys.executable, "-m", "failbetter")
 # What a ledger remembers by name, such as the last recovery, it remembers of a drill's too.
-REMEMBERED = {"failbetter_turns", "failbetter_notes"}
+REMEMBERED = {"failbetter_bases", "failbetter_turns", "failbetter_notes"}
 
 TWICE = """
 import failbetter.running
