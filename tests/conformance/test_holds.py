@@ -11,6 +11,8 @@ import failbetter
 from failbetter import App, holds, ids, ledger
 from failbetter.ledger import claims, registry
 from failbetter.ledger.endings import Error
+from failbetter.ledger.holds import HoldRow, Kind
+from failbetter.ledger.kinds import Tx
 from failbetter.lifecycle.states import Cause
 from failbetter.recovery.deciding import expiry
 from failbetter.worker.desk import Desk
@@ -238,6 +240,27 @@ def test_pausing_twice_keeps_the_first(app: App) -> None:
     )
     assert abs((first.since - before).total_seconds()) < 60
     assert (first.jobs, first.rate) == (None, None)
+
+
+def test_pausing_at_the_moment_in_which_another_resumes(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hold that was in the way is gone by the time it is looked at."""
+    app.pause("images", reason="one")
+    looked = ledger.holds.active
+    seen: list[bool] = []
+
+    def ends_first(tx: Tx, kind: Kind, name: str) -> HoldRow | None:
+        found = looked(tx, kind, name)
+        if not seen and found is not None:
+            assert ledger.holds.end(tx, found, None)
+            found = None
+        seen.append(found is not None)
+        return found
+
+    monkeypatch.setattr(ledger.holds, "active", ends_first)
+    assert app.pause("images", reason="two").reason == "two"
+    assert seen == [False, True]
 
 
 def test_resuming_what_is_not_paused_is_refused(app: App) -> None:

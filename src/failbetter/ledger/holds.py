@@ -202,10 +202,12 @@ def make(
     """
     now = tx.now()
     probe_at = None if probe_every is None else now + probe_every
-    made = tx.run(MAKE, number, kind, name, reason, actor, now, rate, probe_every, probe_at)
-    found = active(tx, kind, name)
-    assert found is not None
-    return found, bool(made)
+    while True:
+        made = tx.run(MAKE, number, kind, name, reason, actor, now, rate, probe_every, probe_at)
+        found = active(tx, kind, name)
+        if found is not None:
+            return found, bool(made)
+        # The one that was there has ended in between: now there is room for this one.
 
 
 def active(tx: Tx, kind: Kind, name: str) -> HoldRow | None:
