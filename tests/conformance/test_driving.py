@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from tests.conformance.kit import NOW, SECOND, Ledger, set_clocks
 
 from failbetter import App, Jobs, Operation, OperationNotFound, ids
 from failbetter.ledger import operations as rows
 from failbetter.ledger.endings import Error
 from failbetter.ledger.filters import Filters
+from failbetter.ledger.schema import operations
 from failbetter.lifecycle.ramp import Options
 from failbetter.lifecycle.states import Cause
 from failbetter.triage import steps
@@ -227,3 +229,21 @@ def test_canaries_that_no_worker_runs_hold_all_back(scene: Scene) -> None:
         scene.tick()
     assert operation.refresh().state == "paused"
     assert "no canary of it came to an end in time" in str(operation.why)
+
+
+def test_one_that_cannot_go_on_keeps_no_other_from_it(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A spoilt row ends no worker, which would come across it again and again."""
+    scene.fail("Outage", 3)
+    spoilt = scene.retry(rate=1)
+    scene.fail("Outage", 3)
+    sound = scene.retry(rate=1)
+    with scene.ledger.database.engine.begin() as connection:
+        this = operations.c.id == ids.from_text(spoilt.id)
+        connection.execute(update(operations).where(this).values(course="{"))
+    for _ in range(20):
+        scene.tick()
+        scene.pass_(1)
+    assert sound.refresh().state == "done"
+    assert f"operation {spoilt.id} could not go on" in caplog.text

@@ -5,6 +5,7 @@ Every worker does it each second, and `failbetter maintain`; of all hosts one at
 
 from __future__ import annotations
 
+import logging
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,17 +13,20 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from failbetter import ids, ledger
+from failbetter.errors import LedgerError
 from failbetter.triage import steps
 
 if TYPE_CHECKING:
     from failbetter.ledger.database import Database
 
+_logger = logging.getLogger("failbetter.triage")
+
 # Seconds for which one keeps the others from doing the same.
 _DRIVING = 2.0
 # Seconds after which it leaves the rest to the next tick: a supervisor has endings to write.
 _AT_MOST = 0.05
-# Seconds to wait for a turn to write.
-_TURN = 2.0
+# Seconds to wait for a turn to write: a supervisor must not stop watching its children.
+_TURN = 0.5
 _SOME = 20
 
 
@@ -57,8 +61,7 @@ class Driver:
         limit = time.monotonic() + _AT_MOST
         moved = 0
         while self._going:
-            step = partial(steps.step, number=self._going[0])
-            stepped = self._database.transact(step, timeout=_TURN)
+            stepped = self._step(self._going[0])
             moved += stepped.moved
             if not stepped.more:
                 self._going.pop(0)
@@ -67,6 +70,16 @@ class Driver:
         if moved:
             self._database.wake()
         return Driven(moved, bool(self._going))
+
+    def _step(self, number: int) -> steps.Stepped:
+        try:
+            return self._database.transact(partial(steps.step, number=number), timeout=_TURN)
+        except LedgerError:
+            raise
+        except Exception:
+            # A spoilt row or a defect of ours: no worker ends for it, and other operations go on.
+            _logger.exception("operation %s could not go on", ids.to_text(number))
+            return steps.Stepped()
 
     def _is_my_turn(self) -> bool:
         with self._database.write(durable=False, timeout=_TURN) as tx:
