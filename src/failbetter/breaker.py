@@ -15,7 +15,8 @@ _NAME = 100
 class Breaker(msgspec.Struct, frozen=True, kw_only=True):
     """Holds a task's jobs while something they need is down.
 
-    `on`: the exception type, or a tuple of them, that tells of the outage, subclasses included.
+    `on`: the exception type, or a tuple of them, that tells of the outage, subclasses included;
+    raised by a body, so that the end of a task's `timeout` does not count.
     When `failures` attempts have so ended `within` a time (a duration, 60 s), the breaker opens:
     jobs wait, nothing is spent, and attempts that fail so meanwhile are not charged. Every
     `probe_every` (a duration, 30 s) one job is let through, another each time; when one succeeds
