@@ -236,7 +236,12 @@ def _undoing(row: Row, now: int) -> None:
 
 
 def checked_options(
-    *, rate: float | None, canary: int | None, tolerate: float, within: Duration, confirm: bool
+    *,
+    rate: float | None,
+    canary: int | None,
+    confirm: bool,
+    tolerate: float = 0.2,
+    within: Duration = "10m",
 ) -> ramp.Options:
     """The pace that is asked for. Raises ValueError or TypeError for what cannot be."""
     if rate is not None and not (_is_number(rate) and 0 < rate <= 1e6):

@@ -168,9 +168,7 @@ class Jobs:
         `Preview.retry`. Raises ValueError without a filter, unless `all` says that every failed
         job is meant.
         """
-        options = operations.checked_options(
-            rate=rate, canary=canary, tolerate=0.2, within=600, confirm=confirm
-        )
+        options = operations.checked_options(rate=rate, canary=canary, confirm=confirm)
         self._must_be_meant("retry", everything=all)
         found = self.preview()
         return operations.begin(
