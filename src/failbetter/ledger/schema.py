@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from failbetter.limits import KEY_LENGTH
 
-REVISION = "0003"
+REVISION = "0004"
 """The migration this version of the code works with."""
 
 OLDEST_CODE = "0001"
@@ -381,6 +381,59 @@ subjects = Table(
     Column("job_id", BigInteger, nullable=False),
     Column("at", BigInteger, nullable=False),
     sqlite_with_rowid=False,
+)
+
+limits = Table(
+    "failbetter_limits",
+    metadata,
+    # How many bodies may begin (`count`) in any `per` microseconds, as the newest job said that
+    # came across it; and when the last ones began, as JSON.
+    Column("name", String(KEY_LENGTH), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("per", BigInteger, nullable=False),
+    Column("begun", Text, nullable=False),
+)
+
+edits = Table(
+    "failbetter_edits",
+    metadata,
+    # A job that was made from another, with other arguments.
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("original", BigInteger, nullable=False),
+    # The parameters whose values are others, as JSON.
+    Column("changed", Text, nullable=False),
+    Column("actor", String(KEY_LENGTH)),
+    Column("note", Text),
+    Column("at", BigInteger, nullable=False),
+)
+Index("failbetter_edits_of", edits.c.original, edits.c.job_id)
+
+hooks = Table(
+    "failbetter_hooks",
+    metadata,
+    # Tasks that are run when something happens: whoever writes the event makes their jobs, in
+    # the same transaction. A job of theirs is made as this says, for they import no user's code.
+    Column("event", String(20), primary_key=True),
+    Column("task", String(KEY_LENGTH), primary_key=True),
+    Column("queue", String(KEY_LENGTH), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("policy", Text, nullable=False),
+    # Which events are meant, as JSON; NULL: all.
+    Column("only", Text),
+    Column("since", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+alerts = Table(
+    "failbetter_alerts",
+    metadata,
+    # A rule that is watched: since when what it says is so (NULL: it is not), when that was last
+    # told, and what it goes by to know what is new, as JSON.
+    Column("name", String(KEY_LENGTH), primary_key=True),
+    Column("since", BigInteger),
+    Column("told_at", BigInteger),
+    Column("seen", Text),
+    Column("looked_at", BigInteger, nullable=False),
 )
 
 notes = Table(
