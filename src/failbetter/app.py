@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import warnings
 from functools import cached_property
 from pathlib import Path
 from types import EllipsisType
@@ -18,14 +17,15 @@ from failbetter.errors import ConfigurationError, JobNotFound, UnknownTask
 from failbetter.health import Health
 from failbetter.holds import Hold
 from failbetter.job import Job
-from failbetter.lifecycle.backoff import Backoff, coerce
-from failbetter.lifecycle.policy import DEFAULT_BACKOFF, OnLost, OnPartial, Policy, Replay
+from failbetter.lifecycle.backoff import Backoff
+from failbetter.lifecycle.policy import OnLost, OnPartial, Replay
 from failbetter.lifecycle.states import State
 from failbetter.mirror.check import Checker, MirrorCheck
 from failbetter.mirror.options import Mirror, checked_mirror
+from failbetter.options import options_of
 from failbetter.recovery.report import RecoveryProgress, RecoveryReport, RecoveryStatus
 from failbetter.retention import Keep
-from failbetter.task import Options, Task, check_priority, check_queue
+from failbetter.task import Task
 from failbetter.triage import operations, preview
 from failbetter.triage.prune import PruneReport
 from failbetter.triage.queries import Jobs
@@ -209,7 +209,7 @@ class App:
                 f"there is a task {name!r} already, in {known.function.__module__};"
                 " give one of the two another name with name="
             )
-        task = Task(self, function, name, _options(name, **given), self._max_payload)
+        task = Task(self, function, name, options_of(name, **given), self._max_payload)
         self._check_parameters(task)
         task.mirror = self._mirror_of(task, self.mirrors)
         self.tasks[name] = task
@@ -580,117 +580,3 @@ def _kept(name: str, value: Duration | EllipsisType | None, default: float | Non
         return retention.keep_for(value)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"{name}: {error}") from None
-
-
-_LATER = {"on_missing"}
-
-
-def _options(
-    task: str,
-    *,
-    queue: str = "default",
-    priority: int = 0,
-    max_attempts: int = 5,
-    backoff: Any = DEFAULT_BACKOFF,
-    retry_on: Any = (Exception,),
-    fail_on: Any = (),
-    discard_on: Any = (),
-    timeout: Duration | None = 3600,
-    expires_after: Duration | None = None,
-    release_within: Duration = "24h",
-    max_crashes: int = 3,
-    max_losses: int = 10,
-    on_lost: OnLost = "retry",
-    unique: Callable[..., object] | None = None,
-    exclusive: Callable[..., object] | None = None,
-    subject: Callable[..., object] | None = None,
-    tags: Sequence[str] = (),
-    replay: Replay = "safe",
-    redact: Sequence[str] = (),
-    on_partial: OnPartial = "fail",
-    verify: Callable[..., object] | None = None,
-    recover_within: Duration | None = None,
-    stalled_after: Duration | None = None,
-    breaker: Breaker | None = None,
-    version: Callable[..., object] | None = None,
-    **later: Any,
-) -> Options:
-    unknown = set(later) - _LATER
-    if unknown:
-        raise TypeError(f"task {task}: there is no option {', '.join(sorted(unknown))}")
-    if later:
-        warnings.warn(
-            f"task {task}: {', '.join(sorted(later))}: accepted, but this version of failbetter"
-            " does not act on it yet",
-            stacklevel=4,
-        )
-    if version is not None and subject is None:
-        raise ValueError(f"task {task}: a version is of something: give subject= as well")
-    keys = {"unique": unique, "exclusive": exclusive, "subject": subject, "version": version}
-    for name, key in keys.items():
-        if key is not None and not callable(key):
-            raise TypeError(f"task {task}: {name} is a callable from the arguments to a key")
-    if on_lost not in ("retry", "fail"):
-        raise ValueError(f'task {task}: on_lost is "retry" or "fail", not {on_lost!r}')
-    if replay not in ("safe", "confirm", "never"):
-        raise ValueError(f'task {task}: replay is "safe", "confirm" or "never", not {replay!r}')
-    if on_partial not in ("fail", "succeed"):
-        raise ValueError(f'task {task}: on_partial is "fail" or "succeed", not {on_partial!r}')
-    if verify is not None and not callable(verify):
-        raise TypeError(f"task {task}: verify is a callable from an effect and the arguments")
-    if breaker is not None and not isinstance(breaker, Breaker):
-        raise TypeError(f"task {task}: breaker is a failbetter.Breaker, not {breaker!r}")
-    delays = None if isinstance(backoff, Backoff) or not callable(backoff) else backoff
-    policy = Policy(
-        max_attempts=_at_least_one(task, "max_attempts", max_attempts),
-        backoff=DEFAULT_BACKOFF if delays is not None else coerce(backoff),
-        timeout=None if timeout is None else seconds(timeout),
-        release_within=seconds(release_within),
-        max_crashes=_at_least_one(task, "max_crashes", max_crashes),
-        max_losses=_at_least_one(task, "max_losses", max_losses),
-        # A task that must never run again by hand must not be run again by chance either.
-        on_lost="fail" if replay == "never" else on_lost,
-        replay=replay,
-        redact=_texts(task, "redact", redact),
-        on_partial=on_partial,
-        recover_within=None if recover_within is None else seconds(recover_within),
-        stalled_after=None if stalled_after is None else seconds(stalled_after),
-        verify=verify is not None,
-        breaker=None if breaker is None else breaker.policy(task),
-    )
-    return Options(
-        policy=policy,
-        queue=check_queue(queue, task),
-        priority=check_priority(priority),
-        retry_on=_errors(task, "retry_on", retry_on),
-        fail_on=_errors(task, "fail_on", fail_on),
-        discard_on=_errors(task, "discard_on", discard_on),
-        delays=delays,
-        expires_after=None if expires_after is None else seconds(expires_after),
-        unique=unique,
-        exclusive=exclusive,
-        subject=subject,
-        version=version,
-        tags=_texts(task, "tags", tags),
-        verify=verify,
-        outage=() if breaker is None else breaker.types,
-    )
-
-
-def _at_least_one(task: str, name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
-        raise ValueError(f"task {task}: {name} is a whole number from 1, not {value!r}")
-    return value
-
-
-def _texts(task: str, name: str, values: Any) -> tuple[str, ...]:
-    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
-        raise TypeError(f"task {task}: {name} is a sequence of texts, not {values!r}")
-    return tuple(values)
-
-
-def _errors(task: str, name: str, value: Any) -> tuple[type[BaseException], ...]:
-    types = value if isinstance(value, tuple) else (value,)
-    if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in types):
-        raise TypeError(f"task {task}: {name} is an exception type or a tuple of them")
-    return types
