@@ -11,7 +11,7 @@ import pytest
 from tests.docs.pages import DOCS, ROOT, pages, prose
 
 import failbetter
-from failbetter.app import _LATER
+from failbetter.options import _LATER
 from failbetter.lifecycle.policy import Policy
 from failbetter.lifecycle.public import _SENTENCES
 
