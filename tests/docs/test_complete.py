@@ -11,9 +11,9 @@ import pytest
 from tests.docs.pages import DOCS, ROOT, pages, prose
 
 import failbetter
-from failbetter.options import _LATER
 from failbetter.lifecycle.policy import Policy
 from failbetter.lifecycle.public import _SENTENCES
+from failbetter.options import _LATER
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`[^`\n]+`")
