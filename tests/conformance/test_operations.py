@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 from tests.conformance.kit import NOW, SECOND, Ledger, unlike
 
@@ -18,6 +17,7 @@ from failbetter.ledger.endings import Error
 from failbetter.ledger.filters import Filters
 from failbetter.ledger.schema import jobs
 from failbetter.lifecycle.policy import Policy
+from failbetter.lifecycle.ramp import Options
 from failbetter.lifecycle.states import Cause
 from failbetter.triage import operations, steps
 
@@ -297,19 +297,37 @@ def test_undo_returns_what_has_not_begun(worked: Ledger) -> None:
         operation.undo()
 
 
-def test_undo_leaves_what_began_while_it_was_waited_for(worked: Ledger) -> None:
+def test_undo_leaves_what_began_while_it_was_looked_at(worked: Ledger) -> None:
     number = worked.fail()
     operation = retry(worked)
     with worked.database.write() as tx:
-        (seen,) = moving.look_back(tx, ids.from_text(operation.id), 0, 10)
+        seen = moving.look_back(tx, ids.from_text(operation.id), 0, 10)
     worked.end(claim(worked, number), Cause.RAISED)
     before = worked.row(number)
     assert before.state == "pending"
-    now_seen = msgspec.structs.replace(seen, fence_now=before.fence)
     with worked.database.write() as tx:
-        assert moving.give_back(tx, ids.from_text(operation.id), [now_seen]) == 0
+        assert moving.give_back(tx, ids.from_text(operation.id), seen) == 0
     assert worked.row(number) == before
     assert parts(operation) == {"waiting": 1}
+
+
+def test_what_changes_while_it_is_looked_at_is_left_alone(worked: Ledger) -> None:
+    changes, stays = worked.fail(), worked.fail()
+    preview = failed(worked).preview()
+    number = ids.from_text(preview.token)
+    with worked.database.write() as tx:
+        steps.begin(tx, number, "retry", Options(), None, None)
+        looked = moving.look(tx, number, 0, 10)
+    assert len(looked) == 2
+    worked.retry(changes)
+    worked.end(claim(worked, changes), Cause.RAISED)
+    changed = worked.row(changes)
+    with worked.database.write() as tx:
+        assert moving.retry(tx, number, looked, moving.Ask(), tx.now()) == 1
+    assert worked.row(changes) == changed
+    assert worked.row(stays).state == "pending"
+    operation = Operation(worked.database, operations.loaded(worked.database, number))
+    assert parts(operation) == {"skipped": {"changed": 1}, "waiting": 1}
 
 
 def test_undo_of_a_discard(worked: Ledger) -> None:

@@ -1,4 +1,4 @@
-"""The steps of an operation: a batch of its list looked at under locks, decided on, moved.
+"""The steps of an operation: a batch of its list looked at, decided on, and moved if unchanged.
 
 What moves a job also writes into the list that it was moved, in one transaction: a crash leaves
 no job moved and not noted, and none noted and not moved.
@@ -6,7 +6,7 @@ no job moved and not noted, and none noted and not moved.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 from sqlalchemy import ColumnElement, Select, and_, func, literal_column, null, or_, select, update
@@ -54,6 +54,10 @@ class Looked(msgspec.Struct, frozen=True, gc=False):
     can_be_retried: int
 
 
+Skipped: TypeAlias = tuple[Looked, str, str | None]
+"""A job that was not moved, what became of it instead, and why."""
+
+
 class Ask(msgspec.Struct, frozen=True):
     """How a batch is to be moved.
 
@@ -75,7 +79,6 @@ _not_yet = (*_in_list, selected.c.outcome.is_(None))
 
 
 def _look(kind: Kind, *where: ColumnElement[bool]) -> Select[Any]:
-    """Also locks the jobs, so that they stay as they were seen."""
     return (
         select(
             selected.c.job_id,
@@ -96,7 +99,6 @@ def _look(kind: Kind, *where: ColumnElement[bool]) -> Select[Any]:
         .order_by(selected.c.job_id)
         .limit(b("limit"))
         .offset(ZERO)
-        .with_for_update(of=jobs)
     )
 
 
@@ -138,15 +140,36 @@ TO_RETURN = Prepared(
     ),
     "operation after limit",
 )
-# The fence says that it is as it was seen. A comparison of its state would say no more, and might
-# seem to be a way to find it.
-_this = (jobs.c.id == b("id"), jobs.c.fence == b("fence"))
-RETRY = Prepared(
-    update(jobs)
-    .values(rank=-jobs.c.priority + b("aside"), run_at=b("run_at"), **acts.fresh)
-    .where(*_this),
-    "aside run_at id fence",
+# In the order in which whoever ends jobs locks them, too.
+LOCK = Prepared(
+    lambda kind: (
+        select(jobs.c.id, jobs.c.fence)
+        .where(kind.numbered(jobs.c.id, b("ids")))
+        .order_by(jobs.c.id)
+        .with_for_update()
+    ),
+    "ids",
 )
+
+
+def _as_listed(kind: Kind) -> tuple[ColumnElement[bool], ...]:
+    """Those of the list that are as they were when it was made."""
+    fence = select(selected.c.fence).where(
+        selected.c.operation_id == b("operation"), selected.c.job_id == jobs.c.id
+    )
+    return kind.numbered(jobs.c.id, b("ids")), jobs.c.fence == fence.scalar_subquery()
+
+
+RETRY = Prepared(
+    lambda kind: (
+        update(jobs)
+        .values(rank=-jobs.c.priority + b("aside"), run_at=b("run_at"), **acts.fresh)
+        .where(*_as_listed(kind))
+    ),
+    "aside run_at ids operation",
+)
+# Of jobs that were moved as one: each at its own time.
+STAGGER = Prepared(update(jobs).values(run_at=b("run_at")).where(jobs.c.id == b("id")), "run_at id")
 STAND_BACK = Prepared(
     update(jobs)
     .values(rank=jobs.c.rank + b("aside"), run_at=b("run_at"))
@@ -154,16 +177,20 @@ STAND_BACK = Prepared(
     "aside run_at id",
 )
 DISCARD = Prepared(
-    update(jobs)
-    .values(
-        state=acts.is_(State.DISCARDED),
-        reason=acts.is_(Reason.BY_OPERATOR),
-        ended_at=b("now"),
-        fence=jobs.c.fence + ONE,
-    )
-    .where(*_this),
-    "now id fence",
+    lambda kind: (
+        update(jobs)
+        .values(
+            state=acts.is_(State.DISCARDED),
+            reason=acts.is_(Reason.BY_OPERATOR),
+            ended_at=b("now"),
+            fence=jobs.c.fence + ONE,
+        )
+        .where(*_as_listed(kind))
+    ),
+    "now ids operation",
 )
+# Of jobs that are locked as they were seen.
+_locked = jobs.c.id == b("id")
 RESTORE = Prepared(
     update(jobs)
     .values(
@@ -172,8 +199,8 @@ RESTORE = Prepared(
         ended_at=b("ended_at"),
         fence=jobs.c.fence + ONE,
     )
-    .where(*_this),
-    "reason ended_at id fence",
+    .where(_locked),
+    "reason ended_at id",
 )
 RETURN = Prepared(
     update(jobs)
@@ -186,30 +213,26 @@ RETURN = Prepared(
         fence=jobs.c.fence + ONE,
         **{name: b(name) for name in Past.__struct_fields__},
     )
-    .where(*_this),
-    f"state {' '.join(Past.__struct_fields__)} id fence",
+    .where(_locked),
+    f"state {' '.join(Past.__struct_fields__)} id",
 )
 _entry = (selected.c.operation_id == b("operation"), selected.c.job_id == b("job_id"))
 NOTE_MOVED = Prepared(
-    update(selected)
-    .values(
-        outcome=literal_column(f"'{MOVED}'"),
-        moved_fence=selected.c.fence + ONE,
-        moved_at=b("moved_at"),
-    )
-    .where(*_entry),
-    "moved_at operation job_id",
+    lambda kind: (
+        update(selected)
+        .values(
+            outcome=literal_column(f"'{MOVED}'"),
+            moved_fence=selected.c.fence + ONE,
+            moved_at=b("moved_at"),
+        )
+        .where(selected.c.operation_id == b("operation"))
+        .where(kind.numbered(selected.c.job_id, b("ids")))
+    ),
+    "moved_at operation ids",
 )
 NOTE = Prepared(
     update(selected).values(outcome=b("outcome"), why=b("why")).where(*_entry),
     "why outcome operation job_id",
-)
-BEGUN = Prepared(
-    select(ONE)
-    .where(attempts.c.job_id == b("id"), attempts.c.fence > b("fence"))
-    .limit(ONE)
-    .offset(ZERO),
-    "id fence",
 )
 NOTE_GONE = Prepared(
     update(selected)
@@ -263,7 +286,7 @@ def in_order(tx: Tx) -> None:
 
 
 def look(tx: Tx, operation: int, after: int, limit: int) -> list[Looked]:
-    """The next jobs of the list that nothing was done with yet, locked."""
+    """The next jobs of the list that nothing was done with yet."""
     return [Looked(*row) for row in tx.rows(NEXT, operation, after, limit)]
 
 
@@ -281,7 +304,7 @@ def look_at_open(
 
 
 def look_back(tx: Tx, operation: int, after: int, limit: int) -> list[Looked]:
-    """The next jobs of the list that were moved and have not begun since, locked."""
+    """The next jobs of the list that were moved and have not begun since."""
     return [Looked(*row) for row in tx.rows(TO_RETURN, operation, after, limit)]
 
 
@@ -295,23 +318,62 @@ def draw_canaries(tx: Tx, operation: int, count: int, *, confirm: bool) -> None:
 
 def retry(tx: Tx, operation: int, looked: Sequence[Looked], ask: Ask, now: int) -> int:
     """Make jobs wait again with fresh budgets; of each that is not, why. How many it were."""
-    moved: list[int] = []
-    plain: list[tuple[object, ...]] = []
-    skipped: list[tuple[Looked, str, str | None]] = []
-    for at, one in enumerate(looked):
+    plain: list[Looked] = []
+    keyed: list[Looked] = []
+    skipped: list[Skipped] = []
+    run_at = {one.job_id: now + at * ask.gap for at, one in enumerate(looked)}
+    for one in looked:
         refused = _refusal(one, ask, now)
-        run_at = now + at * ask.gap
-        if refused is None and one.keyed:
-            refused = _retry_carefully(tx, one, ask, run_at)
-        elif refused is None:
-            plain.append((int(ask.aside), run_at, one.job_id, one.fence))
+        if refused is not None:
+            skipped.append((one, *refused))
+        else:
+            (keyed if one.keyed else plain).append(one)
+    moved, changed = _move(tx, RETRY, (int(ask.aside), now), operation, plain)
+    skipped += changed
+    if ask.gap and moved:
+        tx.many(STAGGER, [(run_at[number], number) for number in moved])
+    for one in keyed:
+        refused = _retry_carefully(tx, one, ask, run_at[one.job_id])
         if refused is None:
             moved.append(one.job_id)
         else:
             skipped.append((one, *refused))
-    _all_of(tx.many(RETRY, plain) if plain else 0, plain)
     _note(tx, operation, moved, skipped, now)
     return len(moved)
+
+
+def _move(
+    tx: Tx,
+    statement: Prepared,
+    values: tuple[int, ...],
+    operation: int,
+    looked: Sequence[Looked],
+) -> tuple[list[int], list[Skipped]]:
+    """Move jobs that are as they are listed, in one statement; which did, and which have changed.
+
+    They are not locked before: that costs a server nearly as much as to move them, and hardly
+    ever has one changed since it was looked at.
+    """
+    if not looked:
+        return [], []
+    numbers = [one.job_id for one in looked]
+    tx.savepoint()
+    if tx.run(statement, *values, listing(numbers), operation) == len(numbers):
+        tx.keep()
+        return numbers, []
+    tx.undo()
+    same, changed = _lock(tx, looked)
+    numbers = [one.job_id for one in same]
+    _all_of(tx.run(statement, *values, listing(numbers), operation), numbers)
+    return numbers, changed
+
+
+def _lock(tx: Tx, looked: Sequence[Looked]) -> tuple[list[Looked], list[Skipped]]:
+    """Lock jobs; those that are as they were seen, and those that have changed since."""
+    fences = dict(tx.rows(LOCK, listing([one.job_id for one in looked])))
+    same = [one for one in looked if fences.get(one.job_id) == one.fence_now]
+    changed = [one for one in looked if fences.get(one.job_id) != one.fence_now]
+    return same, [(one, CHANGED, "it has changed this very moment") for one in changed]
 
 
 def _refusal(one: Looked, ask: Ask, now: int) -> tuple[str, str | None] | None:
@@ -344,10 +406,11 @@ def _retry_carefully(tx: Tx, one: Looked, ask: Ask, run_at: int) -> tuple[str, s
 def discard(tx: Tx, operation: int, looked: Sequence[Looked], ask: Ask, now: int) -> int:
     """Put failed jobs aside for good, whatever their verdict. How many it were."""
     going, skipped = _as_seen(looked, State.FAILED)
-    _all_of(tx.many(DISCARD, [(now, one.job_id, one.fence) for one in going]), going)
-    follow_all(tx, [one.job_id for one in going if one.keyed])
-    _note(tx, operation, [one.job_id for one in going], skipped, now)
-    return len(going)
+    moved, changed = _move(tx, DISCARD, (now,), operation, going)
+    keyed = {one.job_id for one in going if one.keyed}
+    follow_all(tx, [number for number in moved if number in keyed])
+    _note(tx, operation, moved, skipped + changed, now)
+    return len(moved)
 
 
 def restore(tx: Tx, operation: int, looked: Sequence[Looked], ask: Ask, now: int) -> int:
@@ -355,22 +418,21 @@ def restore(tx: Tx, operation: int, looked: Sequence[Looked], ask: Ask, now: int
 
     Their list keeps as their past what they are to be again.
     """
-    going, skipped = _as_seen(looked, State.DISCARDED)
+    seen, skipped = _as_seen(looked, State.DISCARDED)
+    going, changed = _lock(tx, seen)
     rows = []
     for one in going:
         past = msgspec.json.decode(one.past, type=Past)
-        rows.append((past.reason, past.ended_at, one.job_id, one.fence))
+        rows.append((past.reason, past.ended_at, one.job_id))
     _all_of(tx.many(RESTORE, rows), going)
     follow_all(tx, [one.job_id for one in going if one.keyed])
-    _note(tx, operation, [one.job_id for one in going], skipped, now)
+    _note(tx, operation, [one.job_id for one in going], skipped + changed, now)
     return len(going)
 
 
-def _as_seen(
-    looked: Sequence[Looked], state: State
-) -> tuple[list[Looked], list[tuple[Looked, str, str | None]]]:
+def _as_seen(looked: Sequence[Looked], state: State) -> tuple[list[Looked], list[Skipped]]:
     going: list[Looked] = []
-    skipped: list[tuple[Looked, str, str | None]] = []
+    skipped: list[Skipped] = []
     for one in looked:
         if state is State.DISCARDED and one.verdict != Verdict.READY:
             skipped.append((one, SKIPPED, one.why))
@@ -386,18 +448,13 @@ def _as_seen(
 def give_back(tx: Tx, operation: int, looked: Sequence[Looked]) -> int:
     """Make jobs that `look_back` has found failed as they were. How many it were.
 
-    One that another transaction has run just before it was locked has begun, though that was not
-    to be seen yet when it was looked for.
+    One that has changed since is no longer as the operation left it: it stays.
     """
-    going = [
-        one
-        for one in looked
-        if one.fence_now == one.fence + 1 or tx.row(BEGUN, one.job_id, one.fence) is None
-    ]
+    going, _ = _lock(tx, looked)
     rows = []
     for one in going:
         past = msgspec.structs.astuple(msgspec.json.decode(one.past, type=Past))
-        rows.append((State.FAILED.value, *past, one.job_id, one.fence_now))
+        rows.append((State.FAILED.value, *past, one.job_id))
     _all_of(tx.many(RETURN, rows), rows)
     follow_all(tx, [one.job_id for one in going if one.keyed])
     tx.many(NOTE, [(one.why, RETURNED, operation, one.job_id) for one in going])
@@ -409,20 +466,25 @@ def note_gone(tx: Tx, operation: int) -> None:
     tx.run(NOTE_GONE, operation)
 
 
+def listing(numbers: Sequence[int]) -> str:
+    """Numbers as one parameter."""
+    return msgspec.json.encode(numbers).decode()
+
+
 def _note(
     tx: Tx,
     operation: int,
     moved: Sequence[int],
-    skipped: Sequence[tuple[Looked, str, str | None]],
+    skipped: Sequence[Skipped],
     now: int,
 ) -> None:
     if moved:
-        tx.many(NOTE_MOVED, [(now, operation, number) for number in moved])
+        tx.run(NOTE_MOVED, now, operation, listing(moved))
     if skipped:
         tx.many(NOTE, [(why, outcome, operation, one.job_id) for one, outcome, why in skipped])
 
 
 def _all_of(matched: int, rows: Sequence[object]) -> None:
-    """The jobs were locked as they were seen, so that all of them have moved."""
+    """They were locked as they were seen, so that all of them have moved."""
     if matched != len(rows):
         raise AssertionError(f"{matched} of {len(rows)} locked jobs were as they had been seen")

@@ -184,8 +184,10 @@ def _undo(tx: Tx, row: Row, size: int) -> Stepped:
     if not looked:
         _finish(tx, row, OperationState.UNDONE)
         return Stepped()
-    ledger.moving.give_back(tx, row.id, looked)
-    _go_on(tx, row, msgspec.structs.replace(course, after=looked[-1].job_id))
+    given_back = ledger.moving.give_back(tx, row.id, looked)
+    # One that has changed at this very moment may not have begun: it is looked at again.
+    after = looked[-1].job_id if given_back == len(looked) else course.after
+    _go_on(tx, row, msgspec.structs.replace(course, after=after))
     return Stepped(True)
 
 

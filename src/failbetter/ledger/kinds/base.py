@@ -301,6 +301,15 @@ class Kind(ABC):
         """Whether the column is among texts that are given as one parameter, a list in JSON."""
 
     @abstractmethod
+    def numbered(
+        self, column: ColumnElement[Any], numbers: ColumnElement[Any]
+    ) -> ColumnElement[bool]:
+        """Whether the column is among whole numbers given as one parameter, a list in JSON.
+
+        So that an index on the column is sought once for each of them.
+        """
+
+    @abstractmethod
     def matches(self, column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
         """Whether the text fits a pattern: `*` is anything. Unlike with LIKE, case counts."""
 

@@ -131,6 +131,11 @@ class SQLite(Kind):
         each = func.json_each(texts).table_valued("value")
         return column.in_(select(each.c.value))
 
+    def numbered(
+        self, column: ColumnElement[Any], numbers: ColumnElement[Any]
+    ) -> ColumnElement[bool]:
+        return self.listed(column, numbers)
+
     def matches(self, column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
         return column.bool_op("GLOB")(pattern.replace("[", "[[]").replace("?", "[?]"))
 

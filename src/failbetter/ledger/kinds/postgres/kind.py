@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import sqlalchemy
 from psycopg import errors
-from sqlalchemy import Boolean, Column, Text, any_, case, cast, func, literal_column, select
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Text,
+    any_,
+    case,
+    cast,
+    func,
+    literal_column,
+    select,
+)
 from sqlalchemy.dialects.postgresql import JSON, JSONB
 from sqlalchemy.dialects.postgresql import insert as dialect_insert
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
@@ -202,6 +213,12 @@ class Postgres(Kind):
     def listed(self, column: ColumnElement[Any], texts: ColumnElement[Any]) -> ColumnElement[bool]:
         each = func.jsonb_array_elements_text(cast(texts, JSONB))
         return column.in_(select(each.column_valued("text")))
+
+    def numbered(
+        self, column: ColumnElement[Any], numbers: ColumnElement[Any]
+    ) -> ColumnElement[bool]:
+        each = func.jsonb_array_elements_text(cast(numbers, JSONB)).column_valued("number")
+        return self.among(column, select(cast(each, BigInteger)))
 
     def matches(self, column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
         escaped = re.sub(r"([\\%_])", r"\\\1", pattern).replace("*", "%")

@@ -52,3 +52,6 @@ def upgrade() -> None:
         sa.Column("looked_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )
+    if op.get_bind().dialect.name == "postgresql":
+        # Each entry is written a second time when its job is moved: within its page, that is cheap.
+        op.execute("ALTER TABLE failbetter_selected SET (fillfactor = 60)")
