@@ -12,7 +12,7 @@ import pytest
 from tests.conformance.kit import NOW, SECOND, Ledger, unlike
 
 from failbetter import App, Jobs, Operation, OperationNotFound, Refused, ids
-from failbetter.ledger import moving
+from failbetter.ledger import lists, moving
 from failbetter.ledger.endings import Error
 from failbetter.ledger.filters import Filters
 from failbetter.ledger.schema import jobs
@@ -143,7 +143,7 @@ def test_time_that_ran_out_since(worked: Ledger) -> None:
 
 
 def rows_of(tx: Any, token: str) -> list[Any]:
-    found: list[Any] = moving.look(tx, ids.from_text(token), 0, 10)
+    found: list[Any] = lists.look(tx, ids.from_text(token), 0, 10)
     return found
 
 
@@ -301,7 +301,7 @@ def test_undo_leaves_what_began_while_it_was_looked_at(worked: Ledger) -> None:
     number = worked.fail()
     operation = retry(worked)
     with worked.database.write() as tx:
-        seen = moving.look_back(tx, ids.from_text(operation.id), 0, 10)
+        seen = lists.look_back(tx, ids.from_text(operation.id), 0, 10)
     worked.end(claim(worked, number), Cause.RAISED)
     before = worked.row(number)
     assert before.state == "pending"
@@ -317,7 +317,7 @@ def test_what_changes_while_it_is_looked_at_is_left_alone(worked: Ledger) -> Non
     number = ids.from_text(preview.token)
     with worked.database.write() as tx:
         steps.begin(tx, number, "retry", Options(), None, None)
-        looked = moving.look(tx, number, 0, 10)
+        looked = lists.look(tx, number, 0, 10)
     assert len(looked) == 2
     worked.retry(changes)
     worked.end(claim(worked, changes), Cause.RAISED)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from sqlalchemy import and_, case, func, literal_column, or_, select
 
-from failbetter.ledger.moving import MOVED, RETURNED, SKIPPED, taken_over
+from failbetter.ledger.lists import MOVED, RETURNED, SKIPPED, taken_over
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import attempts, jobs, selected
 from failbetter.lifecycle.states import Cause, State

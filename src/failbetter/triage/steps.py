@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from failbetter.ledger.kinds import Tx
-    from failbetter.ledger.moving import Looked
+    from failbetter.ledger.lists import Looked
     from failbetter.ledger.operations import Row
 
 BATCH = 1_000
@@ -72,7 +72,7 @@ def begin(
         )
     now = tx.now()
     if options.canary:
-        ledger.moving.draw_canaries(tx, number, options.canary, confirm=options.confirm)
+        ledger.lists.draw_canaries(tx, number, options.canary, confirm=options.confirm)
     row.verb, row.actor, row.note = verb, actor, note
     row.state = OperationState.RUNNING.value
     row.begun_at = now
@@ -88,7 +88,7 @@ def step(tx: Tx, number: int, size: int = BATCH) -> Stepped:
     row = ledger.operations.lock(tx, number)
     if row is None or row.state not in _STEPS:
         return Stepped()
-    ledger.moving.in_order(tx)
+    ledger.lists.in_order(tx)
     stepped = _STEPS[row.state](tx, row, size)
     passing("in_operation")
     return stepped
@@ -98,7 +98,7 @@ def _run(tx: Tx, row: Row, size: int) -> Stepped:
     course = course_of(row)
     if course.stage != "all":
         return _pace(tx, row, course, size)
-    looked = ledger.moving.look(tx, row.id, course.after, size)
+    looked = ledger.lists.look(tx, row.id, course.after, size)
     if not looked:
         _finish(tx, row, OperationState.DONE)
         return Stepped()
@@ -126,7 +126,7 @@ def _go_on(tx: Tx, row: Row, course: ramp.Course) -> None:
 
 def _finish(tx: Tx, row: Row, state: OperationState) -> None:
     if state is OperationState.DONE:
-        ledger.moving.note_gone(tx, row.id)
+        ledger.lists.note_gone(tx, row.id)
     row.state = state.value
     row.ended_at = tx.now()
     row.next_at = None
@@ -136,7 +136,7 @@ def _finish(tx: Tx, row: Row, state: OperationState) -> None:
 def _pace(tx: Tx, row: Row, course: ramp.Course, size: int) -> Stepped:
     now = tx.now()
     if course.stage == "canary":
-        looked = ledger.moving.look_at_canaries(tx, row.id, course.after, size)
+        looked = ledger.lists.look_at_canaries(tx, row.id, course.after, size)
         if looked:
             return _released(tx, row, course, looked, 0)
     tallies = ledger.outcomes.tally(tx, row.id, ramp.looks_since(course, now))
@@ -145,12 +145,10 @@ def _pace(tx: Tx, row: Row, course: ramp.Course, size: int) -> Stepped:
         _tick(tx, row, step.course, now)
         return Stepped()
     count = min(step.release, size)
-    looked = ledger.moving.look_at_open(
-        tx, row.id, step.course.after, list(step.course.held), count
-    )
+    looked = ledger.lists.look_at_open(tx, row.id, step.course.after, list(step.course.held), count)
     if looked:
         return _released(tx, row, step.course, looked, step.gap)
-    if ledger.moving.look(tx, row.id, 0, 1):
+    if ledger.lists.look(tx, row.id, 0, 1):
         held = step.course.held
         why = "held back, as they still fail: " + "; ".join(
             f"{mark} ({said})" for mark, said in sorted(held.items())
@@ -180,7 +178,7 @@ def _tick(tx: Tx, row: Row, course: ramp.Course, now: int) -> None:
 
 def _undo(tx: Tx, row: Row, size: int) -> Stepped:
     course = course_of(row)
-    looked = ledger.moving.look_back(tx, row.id, course.after, size)
+    looked = ledger.lists.look_back(tx, row.id, course.after, size)
     if not looked:
         _finish(tx, row, OperationState.UNDONE)
         return Stepped()
