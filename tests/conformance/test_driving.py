@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from tests.conformance.kit import NOW, SECOND, Ledger, set_clocks
 
 from failbetter import App, Jobs, Operation, OperationNotFound, ids
 from failbetter.ledger import operations as rows
 from failbetter.ledger.endings import Error
 from failbetter.ledger.filters import Filters
-from failbetter.ledger.schema import operations
+from failbetter.ledger.schema import operations, selected
 from failbetter.lifecycle.ramp import Options
 from failbetter.lifecycle.states import Cause
 from failbetter.triage import steps
@@ -218,6 +218,28 @@ def test_old_previews_are_cleared_away(scene: Scene, app: App) -> None:
         app.preview(stale.token)
     assert app.preview(fresh.token).total == 0
     assert app.operation(kept.id).report().counted == 5
+
+
+def test_operations_that_ended_long_ago_are_cleared_away(scene: Scene, app: App) -> None:
+    """Their lists would else grow for as long as there is the ledger."""
+    scene.fail("Outage", 5)
+    done, aborted = scene.retry(), scene.retry(rate=1)
+    aborted.abort()
+    scene.fail("Outage", 2)
+    open_ = scene.retry(rate=1)
+    scene.tick()
+    scene.pass_(89 * 86_400)
+    scene.tick()
+    assert app.operation(done.id).report().counted == 5
+    scene.pass_(2 * 86_400)
+    while scene.driver.tick(0.0).more:
+        pass
+    for gone in (done, aborted):
+        with pytest.raises(OperationNotFound):
+            app.operation(gone.id)
+    with scene.ledger.database.engine.connect() as connection:
+        listed = connection.execute(select(selected.c.operation_id).distinct()).scalars().all()
+    assert listed == [ids.from_text(open_.id)]
 
 
 def test_canaries_that_no_worker_runs_hold_all_back(scene: Scene) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PREVIEW_KEPT = 86_400_000_000
 """Microseconds after which a preview that nobody acted on is cleared away."""
+ENDED_KEPT = 90 * PREVIEW_KEPT
+"""Microseconds after which an operation that has ended is cleared away, with its list."""
 TAKEN_OVER = 10_000_000
 """Microseconds after which an operation whose runner is silent is run by maintenance."""
 
@@ -137,7 +139,7 @@ def due(tx: Tx, now: int, limit: int) -> list[int]:
 
 
 def forget_some(tx: Tx, number: int, limit: int) -> bool:
-    """Take away up to `limit` of a preview's list, then the preview; whether something is left."""
+    """Take away up to `limit` of a list, then what it is of; whether something is left."""
     last = tx.rows(LAST_OF_SOME, number, limit)[0][0]
     if last is None:
         tx.run(FORGET, number)

@@ -221,7 +221,8 @@ class Operation:
 
 
 def _aborted(row: Row, now: int) -> None:
-    row.state, row.ended_at, row.next_at = OperationState.ABORTED.value, now, None
+    row.state = OperationState.ABORTED.value
+    steps.end(row, now)
 
 
 def _resumed(row: Row, now: int) -> None:

@@ -84,7 +84,7 @@ def begin(
 
 
 def step(tx: Tx, number: int, size: int = BATCH) -> Stepped:
-    """Go on with an operation, or clear away a preview whose time is over."""
+    """Go on with an operation, or clear away what ended or was previewed long ago."""
     row = ledger.operations.lock(tx, number)
     if row is None or row.state not in _STEPS:
         return Stepped()
@@ -128,9 +128,14 @@ def _finish(tx: Tx, row: Row, state: OperationState) -> None:
     if state is OperationState.DONE:
         ledger.lists.note_gone(tx, row.id)
     row.state = state.value
-    row.ended_at = tx.now()
-    row.next_at = None
+    end(row, tx.now())
     ledger.operations.save(tx, row)
+
+
+def end(row: Row, now: int) -> None:
+    """Nothing more is to be done with it but, one day, to clear it away."""
+    row.ended_at = now
+    row.next_at = now + ledger.operations.ENDED_KEPT
 
 
 def _pace(tx: Tx, row: Row, course: ramp.Course, size: int) -> Stepped:
@@ -200,4 +205,7 @@ _STEPS: dict[str, Callable[[Tx, Row, int], Stepped]] = {
     OperationState.UNDOING: _undo,
     OperationState.SELECTING: _clear,
     OperationState.PREVIEWED: _clear,
+    OperationState.DONE: _clear,
+    OperationState.ABORTED: _clear,
+    OperationState.UNDONE: _clear,
 }
