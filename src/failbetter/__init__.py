@@ -36,6 +36,7 @@ from failbetter.health import Finding, Health
 from failbetter.holds import Hold
 from failbetter.job import Attempt, Effect, FailedItem, Job, Progress
 from failbetter.lifecycle.backoff import Backoff, exponential, fixed, linear
+from failbetter.lifecycle.events import Event
 from failbetter.lifecycle.fingerprint import Failure, Frame, fingerprint
 from failbetter.mirror.check import MirrorCheck, MirrorRow
 from failbetter.recovery.report import (
@@ -73,6 +74,7 @@ __all__ = [
     "Duration",
     "Effect",
     "EffectUncertain",
+    "Event",
     "Fail",
     "FailbetterError",
     "FailedItem",

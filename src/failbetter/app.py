@@ -10,7 +10,7 @@ from pathlib import Path
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from failbetter import health, holds, ids, ledger, recovery, retention
+from failbetter import health, holds, hooks, ids, ledger, recovery, retention
 from failbetter.breaker import Breaker
 from failbetter.durations import Duration, seconds
 from failbetter.errors import ConfigurationError, JobNotFound, UnknownTask
@@ -18,11 +18,12 @@ from failbetter.health import Health
 from failbetter.holds import Hold
 from failbetter.job import Job
 from failbetter.lifecycle.backoff import Backoff
+from failbetter.lifecycle.events import DISCARDED, FAILED, GROUP_OPENED, Event, Hook
 from failbetter.lifecycle.policy import OnLost, OnPartial, Replay
 from failbetter.lifecycle.states import State
 from failbetter.mirror.check import Checker, MirrorCheck
 from failbetter.mirror.options import Mirror, checked_mirror
-from failbetter.options import options_of
+from failbetter.options import options_of, silenced
 from failbetter.recovery.report import RecoveryProgress, RecoveryReport, RecoveryStatus
 from failbetter.retention import Keep
 from failbetter.task import Task
@@ -105,6 +106,8 @@ class App:
         self.tasks: dict[str, Task[..., Any]] = {}
         self.mirrors: list[Mirror] = []
         """What `mirror` was given."""
+        self.hooks: list[Hook] = []
+        """Which tasks are run when something happens."""
         fleet_folder = fleet_folder or os.environ.get("FAILBETTER_FLEET_FOLDER") or None
         self.fleet_folder = None if fleet_folder is None else Path(fleet_folder).absolute()
         self.schema = schema or os.environ.get("FAILBETTER_SCHEMA") or None
@@ -197,7 +200,78 @@ class App:
             return self._register(function, {})
         return lambda found: self._register(found, options)
 
-    def _register(self, function: Callable[P, R], given: dict[str, Any]) -> Task[P, R]:
+    @overload
+    def on_failed(self, function: Callable[[Event], R], /) -> Task[[Event], R]: ...
+    @overload
+    def on_failed(
+        self,
+        function: None = None,
+        /,
+        *,
+        task: hooks.Tasks = None,
+        **options: Any,
+    ) -> Callable[[Callable[[Event], R]], Task[[Event], R]]: ...
+
+    def on_failed(
+        self, function: Any = None, /, *, task: hooks.Tasks = None, **options: Any
+    ) -> Any:
+        """Register a function as a task that is run for each job that ends `failed`.
+
+        The function takes one argument, the `Event`. Its job is made in the transaction that
+        writes the failure, whoever does: there is one for each event, and it runs in any worker,
+        with the options of `task` (attempts, timeout, queue and so on), and never changes the job
+        that it is told of. Its own failure is no event. `task`: the task or tasks whose jobs are
+        meant, or their names; None: all.
+
+        Raises TypeError for a function that does not take one argument and for options that
+        your code would have to compute (`unique`, `exclusive`, `subject`, `version`); else as
+        `task`.
+        """
+        return hooks.listen(self, FAILED, function, task, options)
+
+    @overload
+    def on_discarded(self, function: Callable[[Event], R], /) -> Task[[Event], R]: ...
+    @overload
+    def on_discarded(
+        self,
+        function: None = None,
+        /,
+        *,
+        task: hooks.Tasks = None,
+        **options: Any,
+    ) -> Callable[[Callable[[Event], R]], Task[[Event], R]]: ...
+
+    def on_discarded(
+        self, function: Any = None, /, *, task: hooks.Tasks = None, **options: Any
+    ) -> Any:
+        """As `on_failed`, for each job that ends `discarded`: by itself, or by a person."""
+        return hooks.listen(self, DISCARDED, function, task, options)
+
+    @overload
+    def on_group_opened(self, function: Callable[[Event], R], /) -> Task[[Event], R]: ...
+    @overload
+    def on_group_opened(
+        self,
+        function: None = None,
+        /,
+        *,
+        task: hooks.Tasks = None,
+        **options: Any,
+    ) -> Callable[[Callable[[Event], R]], Task[[Event], R]]: ...
+
+    def on_group_opened(
+        self, function: Any = None, /, *, task: hooks.Tasks = None, **options: Any
+    ) -> Any:
+        """As `on_failed`, for the first failure of a cause, and the first after it was resolved.
+
+        Once for each cause, however many jobs fail of it at once. An ignored group is not told of,
+        nor is a cause of which jobs had failed before there was such a hook.
+        """
+        return hooks.listen(self, GROUP_OPENED, function, task, options)
+
+    def _register(
+        self, function: Callable[P, R], given: dict[str, Any], *, silent: bool = False
+    ) -> Task[P, R]:
         if not callable(function):
             raise TypeError("@app.task decorates a function; write its options by name")
         name = given.pop("name", None) or getattr(function, "__name__", "")
@@ -209,7 +283,10 @@ class App:
                 f"there is a task {name!r} already, in {known.function.__module__};"
                 " give one of the two another name with name="
             )
-        task = Task(self, function, name, options_of(name, **given), self._max_payload)
+        options = options_of(name, **given)
+        if silent:
+            options = silenced(options)
+        task = Task(self, function, name, options, self._max_payload)
         self._check_parameters(task)
         task.mirror = self._mirror_of(task, self.mirrors)
         self.tasks[name] = task

@@ -10,7 +10,7 @@ import msgspec
 from failbetter import ids, ledger
 from failbetter.durations import to_datetime
 from failbetter.errors import Refused
-from failbetter.limits import KEY_LENGTH
+from failbetter.limits import KEY_LENGTH, WRITE_TIMEOUT
 
 if TYPE_CHECKING:
     from failbetter.ledger.database import Database
@@ -77,7 +77,7 @@ def resume(database: Database, kind: Kind, name: str, *, rate: float | None = No
     if hold is None or not database.transact(lambda tx: ledger.holds.end(tx, hold, thousandths)):
         raise Refused(f"{kind} {name!r} is not paused")
     if rate is None:
-        _let_go(database, hold.id, MOST, ledger.database.WRITE_TIMEOUT)
+        _let_go(database, hold.id, MOST, WRITE_TIMEOUT)
     if kind == "queue":
         database.wake()  # its jobs were never parked
 

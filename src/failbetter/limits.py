@@ -7,6 +7,9 @@ import hashlib
 KEY_LENGTH = 190
 """Longest indexed text, in characters: MySQL's index entries end at 768 bytes."""
 
+WRITE_TIMEOUT = 30.0
+"""Seconds a producer waits for its turn to write before it is told so."""
+
 MAX_RESULT = 1_000_000
 """Longest result of a body or an effect that is kept, in bytes of JSON."""
 

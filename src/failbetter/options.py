@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from failbetter.breaker import Breaker
 from failbetter.durations import Duration, seconds
 from failbetter.lifecycle.backoff import Backoff, coerce
@@ -107,6 +109,13 @@ def options_of(
         tags=_texts(task, "tags", tags),
         verify=verify,
         outage=() if breaker is None else breaker.types,
+    )
+
+
+def silenced(options: Options) -> Options:
+    """The options of a task whose jobs' ends are no events."""
+    return msgspec.structs.replace(
+        options, policy=msgspec.structs.replace(options.policy, silent=True)
     )
 
 

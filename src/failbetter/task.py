@@ -65,7 +65,7 @@ class Task(Generic[P, R]):
         self._policy_json = options.policy.to_json()
         self.mirror: Mirror | None = None
         """What `App.mirror` says of the rows that follow its jobs, if it does."""
-        self._tags = msgspec.json.encode(options.tags).decode() if options.tags else None
+        self.tags_json = msgspec.json.encode(options.tags).decode() if options.tags else None
         self.__doc__ = function.__doc__
         self.__name__ = name
         self.__wrapped__ = function
@@ -229,7 +229,7 @@ class Call(Generic[P, R]):
             if options.subject is None
             else bounded_key(key_text(options.subject(*args, **kwargs))),
             None if options.version is None else as_version(options.version(*args, **kwargs)),
-            task._tags,
+            task.tags_json,
             *task._mirrored(args, kwargs),
         )
 

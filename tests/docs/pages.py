@@ -29,6 +29,7 @@ RUN = (
     "docs/fingerprints.md",
     "docs/operate.md",
     "docs/holds.md",
+    "docs/hooks.md",
     "docs/triage.md",
     "docs/serve.md",
     "docs/databases.md",

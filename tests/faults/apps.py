@@ -51,6 +51,9 @@ def make_app(url: str | None = None) -> failbetter.App:
     for function, options in _tasks:
         if function.__name__ not in gone:
             app.task(**options)(function)
+    if os.environ.get("FAILBETTER_TEST_HOOKS"):
+        app.on_failed(max_attempts=2, backoff=0.05)(heard)
+        app.on_group_opened(opened)
     return app
 
 
@@ -298,6 +301,25 @@ def deliver_to(url: str, n: int) -> None:
         raise ValueError(f"order {n} has no address")
     with urllib.request.urlopen(url, timeout=30) as answer:
         answer.read()
+
+
+@task(max_attempts=1)
+def bad(n: int) -> None:
+    with told():
+        raise ValueError(f"{n} cannot be done")
+
+
+# -- hooks, of an app whose environment asks for them
+
+
+def heard(event: failbetter.Event) -> None:
+    record(f"heard {event.id}")
+    if os.environ["FAILBETTER_TEST_HOOKS"] == "raise":
+        raise ConnectionError("nobody listens")
+
+
+def opened(event: failbetter.Event) -> None:
+    record(f"opened {event.fingerprint}")
 
 
 # -- those that die

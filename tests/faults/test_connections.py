@@ -24,7 +24,7 @@ from tests.servers.postgres import shared_server
 from tests.servers.proxy import CuttingProxy
 
 import failbetter
-from failbetter.ledger.database import WRITE_TIMEOUT
+from failbetter.limits import WRITE_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -37,7 +37,7 @@ LEAVES = frozenset(
         "doubt",
     }
 )
-FRONT = frozenset({"app", "options", "task"})
+FRONT = frozenset({"app", "hooks", "options", "task"})
 ROWS: tuple[frozenset[str], ...] = (
     LEAVES,
     frozenset({"lifecycle", "fleet"}),

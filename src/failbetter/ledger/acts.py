@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import literal_column, null, or_, select, update
 
+from failbetter.ledger import events
 from failbetter.ledger.mirrors import follow, follow_all
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import effects, jobs
@@ -125,6 +126,7 @@ def cancel(tx: Tx, number: int, now: int) -> bool:
     """End a waiting job, or ask the worker of a claimed one to; False when it is over already."""
     if tx.run(CANCEL_WAITING, now, number):
         follow_all(tx, [number])
+        events.ended(tx, [number])
         return True
     return bool(tx.run(ASK_TO_CANCEL, number))
 
@@ -133,6 +135,8 @@ def cancel_as_asked(tx: Tx, numbers: Sequence[int], now: int) -> None:
     """End what has come back to waiting although a person cancelled it while it was claimed."""
     if tx.many(CANCEL_AS_ASKED, [(now, number) for number in numbers]):
         follow_all(tx, numbers)
+        # The others of them wait; or had ended before, and that was told then.
+        events.ended(tx, numbers, cancelled_at=now)
 
 
 def retry(tx: Tx, number: int, now: int, *, keyed: bool = True) -> str | None:
@@ -175,6 +179,7 @@ def discard(tx: Tx, number: int, now: int, *, keyed: bool = True) -> str | None:
     if tx.run(DISCARD, now, number):
         if keyed:
             follow_all(tx, [number])
+        events.ended(tx, [number])
         return None
     row = tx.row(STATE_OF, number)
     return "not found" if row is None else f"not failed but {row[0]}"

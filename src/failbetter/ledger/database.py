@@ -21,6 +21,7 @@ from failbetter.fleet import Fleet
 from failbetter.ledger import migrate, registry
 from failbetter.ledger.kinds import Kind, Tx, Writer, kind_of
 from failbetter.ledger.schema import REVISION
+from failbetter.limits import WRITE_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Select
 
     from failbetter.ledger.prepared import Prepared
-
-WRITE_TIMEOUT = 30.0
-"""Seconds a producer waits for its turn to write before it is told so."""
 
 R = TypeVar("R")
 

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import func, insert, literal_column, null, select, update
 
 from failbetter.faultpoints import passing
-from failbetter.ledger import supersession
+from failbetter.ledger import events, supersession
 from failbetter.ledger.acts import cancel_as_asked
 from failbetter.ledger.claims import is_attempt
 from failbetter.ledger.mirrors import follow
@@ -176,10 +176,13 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[Settlement]:
     plain = [ending for ending in settlements if _is_plain(ending)]
     others = [ending for ending in settlements if not _is_plain(ending)]
     lost = _succeed_all(tx, plain) if plain else []
+    ended: list[int] = []
     for ending in others:
         if not tx.run(SETTLE, *_row(ending)):
             lost.append(ending)
             continue
+        if ending.transition.state in events.STATES:
+            ended.append(ending.id)
         if ending.begun_at is not None:
             tx.run(RECORD, *_attempt_row(ending))
         if ending.transition.state is State.PENDING:
@@ -189,6 +192,7 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[Settlement]:
     mirrored = [(one.id, one.mirror_key) for one in settlements if one.mirror_key is not None]
     if mirrored:
         follow(tx, mirrored)
+    events.ended(tx, ended)
     passing("in_commit")
     return lost
 

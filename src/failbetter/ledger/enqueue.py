@@ -11,10 +11,10 @@ from sqlalchemy import insert, literal_column, null, select
 from failbetter import ids
 from failbetter.errors import LedgerError, LedgerUnavailable
 from failbetter.ledger import mirrors
-from failbetter.ledger.database import WRITE_TIMEOUT
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import jobs, workers
 from failbetter.lifecycle.states import State
+from failbetter.limits import WRITE_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import func, insert, literal_column, select, update
 
 from failbetter.ledger.filters import Filters, condition
-from failbetter.ledger.prepared import Prepared, b
+from failbetter.ledger.prepared import ZERO, Prepared, b
 from failbetter.ledger.schema import groups, jobs
 from failbetter.lifecycle.states import State
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from failbetter.ledger.kinds import Tx
 
 RESOLVED = "resolved"
+# What nobody has said, but was noted so that a cause is told of once: that it was seen, and that
+# it came back after a person had resolved it, whose words the row keeps.
+SEEN, REOPENED = "seen", "reopened"
 
 
 class GroupRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,13 +137,19 @@ def _group(
 
 def all_said(database: Database) -> dict[str, Said]:
     """What people have said, by fingerprint."""
-    said = {row[0]: Said(*tuple(row)) for row in database.query(select(*groups.c))}
+    rows = [Said(*row) for row in database.query(select(*groups.c).where(groups.c.state != SEEN))]
+    said = {
+        one.fingerprint: msgspec.structs.replace(one, state=RESOLVED)
+        if one.state == REOPENED
+        else one
+        for one in rows
+    }
     if any(one.state == RESOLVED for one in said.values()):
         later = (
             select(jobs.c.fingerprint, func.count())
             .join_from(groups, jobs, jobs.c.fingerprint == groups.c.fingerprint)
             .where(
-                groups.c.state == RESOLVED,
+                groups.c.state.in_((RESOLVED, REOPENED)),
                 jobs.c.state == literal_column(f"'{State.FAILED}'"),
                 jobs.c.ended_at > groups.c.at,
             )
@@ -177,3 +186,55 @@ def say(tx: Tx, fingerprint: str, state: str, at: int, actor: str | None, note: 
     """Keep what a person says of a cause, in place of what was said before."""
     if not tx.run(ADD, fingerprint, state, at, actor, note):
         tx.run(CHANGE, state, at, actor, note, fingerprint)
+
+
+SAID = Prepared(
+    select(groups.c.state, groups.c.at).where(groups.c.fingerprint == b("fingerprint")),
+    "fingerprint",
+)
+_some_failed = (
+    select(jobs.c.id)
+    .where(
+        jobs.c.state == literal_column(f"'{State.FAILED}'"),
+        jobs.c.fingerprint == b("fingerprint"),
+        jobs.c.ended_at > b("after"),
+    )
+    .limit(b("limit"))
+    .offset(ZERO)
+)
+COUNT_FAILED = Prepared(
+    select(func.count()).select_from(_some_failed.subquery()), "fingerprint after limit"
+)
+REOPEN = Prepared(
+    update(groups)
+    .values(state=literal_column(f"'{REOPENED}'"))
+    .where(
+        groups.c.fingerprint == b("fingerprint"),
+        groups.c.state == literal_column(f"'{RESOLVED}'"),
+        groups.c.at < b("at"),
+    ),
+    "fingerprint at",
+)
+
+
+def opened(tx: Tx, fingerprint: str, at: int, fresh: int) -> str | None:
+    """Note that jobs failed of a cause, in the transaction that has written this.
+
+    SEEN: nobody knew of the cause; REOPENED: it was resolved, and none had failed of it since;
+    else None. Of all who note it at once, one is told so. `at`: when the jobs had failed, `fresh`
+    how many they are: whoever else failed of it before keeps it from being news.
+    """
+    found = tx.row(SAID, fingerprint)
+    if found is None:
+        if not tx.run(ADD, fingerprint, SEEN, at, None, None):
+            return None  # another was quicker
+        return None if _others(tx, fingerprint, 0, fresh) else SEEN
+    state, said_at = found
+    if state != RESOLVED or not tx.run(REOPEN, fingerprint, at):
+        return None
+    return None if _others(tx, fingerprint, said_at, fresh) else REOPENED
+
+
+def _others(tx: Tx, fingerprint: str, after: int, fresh: int) -> bool:
+    """Whether more than the fresh ones have failed of the cause later than `after`."""
+    return bool(tx.rows(COUNT_FAILED, fingerprint, after, fresh + 1)[0][0] > fresh)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 from sqlalchemy import ColumnElement, literal_column, null, select, update
 
-from failbetter.ledger import acts
+from failbetter.ledger import acts, events
 from failbetter.ledger.lists import (
     CHANGED,
     DUPLICATE,
@@ -245,6 +245,7 @@ def discard(tx: Tx, operation: int, looked: Sequence[Looked], ask: Ask, now: int
     moved, changed = _move(tx, DISCARD, (now,), operation, going)
     keyed = {one.job_id for one in going if one.keyed}
     follow_all(tx, [number for number in moved if number in keyed])
+    events.ended(tx, moved)
     _note(tx, operation, moved, skipped + changed, now)
     return len(moved)
 

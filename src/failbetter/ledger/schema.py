@@ -418,7 +418,12 @@ hooks = Table(
     Column("queue", String(KEY_LENGTH), nullable=False),
     Column("priority", Integer, nullable=False),
     Column("policy", Text, nullable=False),
-    # Which events are meant, as JSON; NULL: all.
+    # Microseconds.
+    Column("expires_after", BigInteger),
+    Column("tags", Text),
+    # Of the function, to which the event is given.
+    Column("parameter", String(KEY_LENGTH), nullable=False),
+    # The tasks whose events are meant, as JSON; NULL: all.
     Column("only", Text),
     Column("since", BigInteger, nullable=False),
     sqlite_with_rowid=False,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from sqlalchemy import insert, literal_column, null, select, update
 
+from failbetter.ledger import events
 from failbetter.ledger.mirrors import follow
 from failbetter.ledger.prepared import ONE, Prepared, b
 from failbetter.ledger.schema import jobs, subjects
@@ -102,6 +103,7 @@ def let_through(tx: Tx, worker: int, claimed: list[Claimed], now: int) -> list[C
         return claimed
     tx.many(SUPERSEDE, [(now, job.id, job.fence) for job in outdated])
     follow(tx, [(job.id, job.mirror_key) for job in outdated if job.mirror_key is not None])
+    events.ended(tx, [job.id for job in outdated])
     return [job for job in claimed if job.id not in found]
 
 

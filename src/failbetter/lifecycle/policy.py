@@ -45,6 +45,8 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     verify: bool = False
     """Whether the task has code that tells if an effect in doubt has happened."""
     breaker: Breaking | None = None
+    silent: bool = False
+    """Whether its jobs' ends are no events: those of hooks and alerts, so that nothing loops."""
 
     def to_json(self) -> str:
         """The policy as the row keeps it: only what differs from the defaults."""

@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
             sorted(app.tasks),
             app.mirror_urls if app.mirrors else None,
             app.keep,
+            app.hooks,
         )
     )
     # The board is the supervisor's to make, which it can only once it knows the ledger.

@@ -16,7 +16,7 @@ import msgspec
 from failbetter import ids
 from failbetter.errors import LedgerError
 from failbetter.faultpoints import passing
-from failbetter.ledger import claims, holds, registry
+from failbetter.ledger import claims, holds, hooks, registry
 from failbetter.ledger.endings import Error, Settlement, is_recorded, settle
 from failbetter.lifecycle.decide import Items, Outcome, decide
 from failbetter.lifecycle.states import Cause, State
@@ -26,11 +26,12 @@ from failbetter.worker.requests import answer
 from failbetter.worker.wire import Partial, Reply, Request, Returned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from failbetter.ledger.claims import Claimed
     from failbetter.ledger.database import Database
     from failbetter.ledger.kinds import Tx
+    from failbetter.lifecycle.events import Hook
 
 _logger = logging.getLogger("failbetter.worker")
 
@@ -341,10 +342,11 @@ class Desk:
             registry.set_idle(tx, self.worker.id, idle)
         self.idle = idle
 
-    def describe(self, code: str, tasks: list[str]) -> None:
+    def describe(self, code: str, tasks: list[str], known: Sequence[Hook]) -> None:
         """Note in the worker's row what a new child has loaded."""
         with self._database.write(durable=False, timeout=_TURN) as tx:
             registry.describe(tx, self.worker.id, code, msgspec.json.encode(tasks).decode())
+            hooks.register(tx, known, tasks)
 
     def cancelled(self) -> list[tuple[int, int]]:
         """(id, fence) of held jobs that a person has cancelled."""

@@ -19,6 +19,7 @@ from failbetter import holds, logs
 from failbetter.app import App
 from failbetter.errors import FailbetterError, LedgerError, SchemaMismatch
 from failbetter.fleet import describe_process
+from failbetter.ledger import hooks
 from failbetter.ledger.database import Database
 from failbetter.recovery.sweeper import Sweeper
 from failbetter.triage.ramp import Driver
@@ -52,9 +53,15 @@ class Maintainer:
     """Sweeps until told to stop."""
 
     def __init__(
-        self, database: Database, delivery: Delivery | None, keeping: Keeping | None
+        self,
+        database: Database,
+        delivery: Delivery | None,
+        keeping: Keeping | None,
+        app: App | None = None,
     ) -> None:
+        """`app`: whose hooks there are."""
         self._database = database
+        self._app = app
         self._delivery = delivery
         self._keeping = keeping
         self._sweeper = Sweeper(database)
@@ -111,8 +118,19 @@ class Maintainer:
 
     def _tick(self) -> bool:
         """Sweep, and go on with operations; whether there is more to do at once."""
+        app, self._app = self._app, None
+        if app is not None:
+            self._register(app)
         more = self._sweeper.tick(time.monotonic()).more
         return self._driver.tick(time.monotonic()).more or more
+
+    def _register(self, app: App) -> None:
+        """Have its hooks run for what happens from now on; if that cannot be, next time."""
+        try:
+            self._database.transact(lambda tx: hooks.register(tx, app.hooks, app.tasks))
+        except LedgerError:
+            self._app = app
+            raise
 
     def _sweep(self) -> float:
         """Sweep once; how long to wait then (s)."""
@@ -154,11 +172,12 @@ def main(settings: Settings) -> int:
         _logger.error("%s", error)
         if settings.once:
             return EX_UNAVAILABLE
-    delivery = keeping = None
+    loaded = delivery = keeping = None
     if settings.app is not None:
+        loaded = app
         delivery = Delivery(_another(app), app.mirror_urls)
         keeping = Keeping(lambda: _another(app), app.keep)
-    maintainer = Maintainer(app.database, delivery, keeping)
+    maintainer = Maintainer(app.database, delivery, keeping, loaded)
     maintainer.listen()
     code = maintainer.once() if settings.once else maintainer.run()
     logs.flush()

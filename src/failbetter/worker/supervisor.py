@@ -24,7 +24,7 @@ from failbetter import board, holds, ids, logs
 from failbetter.errors import FailbetterError, LedgerError, SchemaMismatch
 from failbetter.faultpoints import passing
 from failbetter.fleet import Bell, describe_process
-from failbetter.ledger import claims, registry
+from failbetter.ledger import claims, hooks, registry
 from failbetter.ledger.database import Database
 from failbetter.recovery.sweeper import Sweeper
 from failbetter.triage.ramp import Driver
@@ -269,6 +269,7 @@ class Supervisor:
         )
         with self._database.write() as tx:
             registry.register(tx, worker)
+            hooks.register(tx, hello.hooks, hello.tasks)
         self._turn = fleet.turn()
         self._bell = fleet.open_bell(number, picky=bool(settings.queues))
         if self._bell is not None:
@@ -383,7 +384,7 @@ class Supervisor:
                 "child %d runs code %s, before it was %s", child.pid, hello.code, known.code
             )
             try:
-                self._desk.describe(hello.code, hello.tasks)
+                self._desk.describe(hello.code, hello.tasks, hello.hooks)
                 self._hello = hello
                 self._deliver_mirrors(hello)
                 self._keeping.know(hello.keep)
@@ -788,6 +789,7 @@ class Supervisor:
         try:
             with self._database.write(durable=False, timeout=2.0) as tx:
                 registry.remove(tx, self._desk.worker.id)
+                hooks.tidy(tx)
         except LedgerError as error:
             _logger.warning("could not sign off (%s); a sweep will settle what is left", error)
             return  # the lock goes with the process, which is how a sweep knows

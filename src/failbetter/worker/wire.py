@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from failbetter.lifecycle.events import Hook
 from failbetter.retention import Keep
 
 MAX_HANDOUT = 128 * 1024
@@ -52,6 +53,8 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
     """The other databases with mirrored rows: name to URL; None: the app has no mirrors."""
     keep: Keep = Keep()
     """How long jobs are kept after their end."""
+    hooks: list[Hook] = []
+    """Which of the tasks are run when something happens."""
 
 
 class Unready(msgspec.Struct, array_like=True, frozen=True, tag="unready"):
