@@ -10,6 +10,7 @@ from pathlib import Path
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
+from failbetter import alerts as alerting
 from failbetter import health, holds, hooks, ids, ledger, recovery, retention
 from failbetter.breaker import Breaker
 from failbetter.durations import Duration, seconds
@@ -17,6 +18,7 @@ from failbetter.errors import ConfigurationError, JobNotFound, UnknownTask
 from failbetter.health import Health
 from failbetter.holds import Hold
 from failbetter.job import Job
+from failbetter.lifecycle.alerting import Watched
 from failbetter.lifecycle.backoff import Backoff
 from failbetter.lifecycle.events import DISCARDED, FAILED, GROUP_OPENED, Event, Hook
 from failbetter.lifecycle.policy import OnLost, OnPartial, Replay
@@ -26,7 +28,7 @@ from failbetter.mirror.options import Mirror, checked_mirror
 from failbetter.options import options_of, silenced
 from failbetter.recovery.report import RecoveryProgress, RecoveryReport, RecoveryStatus
 from failbetter.retention import Keep
-from failbetter.task import Task
+from failbetter.task import Task, check_queue
 from failbetter.triage import operations, preview
 from failbetter.triage.prune import PruneReport
 from failbetter.triage.queries import Jobs
@@ -108,6 +110,8 @@ class App:
         """What `mirror` was given."""
         self.hooks: list[Hook] = []
         """Which tasks are run when something happens."""
+        self.alerts: dict[str, alerting.Alert] = {}
+        """What `alert` was given, by name."""
         fleet_folder = fleet_folder or os.environ.get("FAILBETTER_FLEET_FOLDER") or None
         self.fleet_folder = None if fleet_folder is None else Path(fleet_folder).absolute()
         self.schema = schema or os.environ.get("FAILBETTER_SCHEMA") or None
@@ -268,6 +272,40 @@ class App:
         nor is a cause of which jobs had failed before there was such a hook.
         """
         return hooks.listen(self, GROUP_OPENED, function, task, options)
+
+    def alert(
+        self,
+        name: str,
+        *,
+        when: alerting.Rule,
+        to: alerting.To,
+        quiet: Duration = "1h",
+        queue: str = "default",
+    ) -> None:
+        """Have somebody told when a rule is so, and when it is no longer so.
+
+        `when`: a rule of `failbetter.alerts`. `to`: addresses as apprise writes them (the extra
+        `alerts`), or a callable that is given a `failbetter.alerts.Notice`. `quiet`: once told, it
+        is not told again for so long (a duration). `queue`: of the jobs that tell it, which run in
+        your workers, are tried again, and never hold an address. Workers of the app watch, and
+        `failbetter maintain -A`: one of all, every 10 s.
+
+        Raises TypeError or ValueError for what cannot be, ConfigurationError when the extra is
+        not there.
+        """
+        check_queue(queue, alerting.TELL)
+        task = self.tasks.get(alerting.TELL)
+        if task is None:
+            options = {"name": alerting.TELL, "max_attempts": 8, "timeout": 120}
+            task = self._register(alerting.teller(self.alerts), options, silent=True)
+        policy = task.options.policy.to_json()
+        watched = alerting.watched(name, when, quiet=quiet, policy=policy, told_on=queue)
+        self.alerts[name] = alerting.Alert(watched, to)
+
+    @property
+    def watched(self) -> list[Watched]:
+        """What alerts go by, without whom they are told to."""
+        return [alert.watched for alert in self.alerts.values()]
 
     def _register(
         self, function: Callable[P, R], given: dict[str, Any], *, silent: bool = False

@@ -24,6 +24,7 @@ import sqlalchemy
 from sqlalchemy.orm import Session
 
 import failbetter
+import failbetter.alerts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,6 +55,9 @@ def make_app(url: str | None = None) -> failbetter.App:
     if os.environ.get("FAILBETTER_TEST_HOOKS"):
         app.on_failed(max_attempts=2, backoff=0.05)(heard)
         app.on_group_opened(opened)
+    if "FAILBETTER_TEST_ALERT" in os.environ:
+        rule = failbetter.alerts.NewGroup()
+        app.alert("causes", when=rule, to=os.environ["FAILBETTER_TEST_ALERT"].split(), quiet=0)
     return app
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from failbetter.ledger import (
         acts,
+        alerts,
         breakers,
         claims,
         committing,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "acts",
+    "alerts",
     "breakers",
     "claims",
     "committing",

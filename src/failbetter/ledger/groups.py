@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from failbetter.ledger.database import Database
     from failbetter.ledger.kinds import Tx
 
-RESOLVED = "resolved"
+RESOLVED, IGNORED = "resolved", "ignored"
 # What nobody has said, but was noted so that a cause is told of once: that it was seen, and that
 # it came back after a person had resolved it, whose words the row keeps.
 SEEN, REOPENED = "seen", "reopened"

@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
             app.mirror_urls if app.mirrors else None,
             app.keep,
             app.hooks,
+            app.watched,
         )
     )
     # The board is the supervisor's to make, which it can only once it knows the ledger.

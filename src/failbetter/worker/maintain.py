@@ -26,6 +26,7 @@ from failbetter.triage.ramp import Driver
 from failbetter.worker.appload import load_app
 from failbetter.worker.delivery import Delivery
 from failbetter.worker.keeping import Keeping
+from failbetter.worker.watching import Watching
 
 _logger = logging.getLogger("failbetter.worker")
 
@@ -57,9 +58,11 @@ class Maintainer:
         database: Database,
         delivery: Delivery | None,
         keeping: Keeping | None,
+        watching: Watching | None = None,
         app: App | None = None,
     ) -> None:
         """`app`: whose hooks there are."""
+        self._watching = watching
         self._database = database
         self._app = app
         self._delivery = delivery
@@ -102,6 +105,8 @@ class Maintainer:
                 pass
             if self._keeping is not None:
                 self._keeping.work()
+            if self._watching is not None:
+                self._watching.work()
         except (LedgerError, OSError) as error:
             _logger.error("the sweep could not be done: %s", error)
             return EX_UNAVAILABLE
@@ -114,6 +119,8 @@ class Maintainer:
             self._delivery.stop()
         if self._keeping is not None:
             self._keeping.stop()
+        if self._watching is not None:
+            self._watching.stop()
         self._database.close()
 
     def _tick(self) -> bool:
@@ -139,6 +146,8 @@ class Maintainer:
             holds.tick(self._database)
             if self._keeping is not None:
                 self._keeping.tick(self._database, time.monotonic())
+            if self._watching is not None:
+                self._watching.tick(time.monotonic())
         except (LedgerError, OSError) as error:
             self._failures += 1
             pause: float = min(_FIRST_PAUSE * 2.0 ** min(self._failures, 10), _LONGEST_PAUSE)
@@ -172,12 +181,13 @@ def main(settings: Settings) -> int:
         _logger.error("%s", error)
         if settings.once:
             return EX_UNAVAILABLE
-    loaded = delivery = keeping = None
+    loaded = delivery = keeping = watching = None
     if settings.app is not None:
         loaded = app
         delivery = Delivery(_another(app), app.mirror_urls)
         keeping = Keeping(lambda: _another(app), app.keep)
-    maintainer = Maintainer(app.database, delivery, keeping, loaded)
+        watching = Watching(lambda: _another(app), app.watched)
+    maintainer = Maintainer(app.database, delivery, keeping, watching, loaded)
     maintainer.listen()
     code = maintainer.once() if settings.once else maintainer.run()
     logs.flush()

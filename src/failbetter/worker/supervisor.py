@@ -37,6 +37,7 @@ from failbetter.worker.keeping import Keeping
 from failbetter.worker.nursery import GRACE, Nursery
 from failbetter.worker.requests import PROGRESS
 from failbetter.worker.status import Status
+from failbetter.worker.watching import Watching
 from failbetter.worker.wire import (
     Committed,
     Ended,
@@ -114,6 +115,7 @@ class Supervisor:
         self._hello: Hello | None = None
         self._delivery: Delivery | None = None
         self._keeping: Keeping
+        self._watching: Watching
 
     # -- beginning
 
@@ -216,6 +218,7 @@ class Supervisor:
         self._database.listen()
         self._status.know(self._make_database(hello))
         self._keeping = Keeping(lambda: self._make_database(hello), hello.keep)
+        self._watching = Watching(lambda: self._make_database(hello), hello.alerts)
         self._enlist(hello)
         self._deliver_mirrors(hello)
         queues = ", ".join(settings.queues) or "all"
@@ -388,6 +391,7 @@ class Supervisor:
                 self._hello = hello
                 self._deliver_mirrors(hello)
                 self._keeping.know(hello.keep)
+                self._watching.know(hello.alerts)
             except LedgerError as error:
                 _logger.warning("could not note the new code version: %s", error)
 
@@ -475,6 +479,7 @@ class Supervisor:
                 self._heed_holds()
             if self._stop_at is None:
                 self._keeping.tick(self._database, now)
+                self._watching.tick(now)
         if now >= self._next_sweep:
             self._next_sweep = now + _SWEEP
             try:
@@ -784,6 +789,7 @@ class Supervisor:
         if self._delivery is not None:
             self._delivery.stop()
         self._keeping.stop()
+        self._watching.stop()
         if self._desk.must_write:
             return  # what could not be written is settled by a sweep, which needs row and board
         try:

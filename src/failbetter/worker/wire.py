@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from failbetter.lifecycle.alerting import Watched
 from failbetter.lifecycle.events import Hook
 from failbetter.retention import Keep
 
@@ -55,6 +56,8 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
     """How long jobs are kept after their end."""
     hooks: list[Hook] = []
     """Which of the tasks are run when something happens."""
+    alerts: list[Watched] = []
+    """What is watched; not who is told."""
 
 
 class Unready(msgspec.Struct, array_like=True, frozen=True, tag="unready"):
