@@ -34,7 +34,7 @@ from failbetter.errors import (
 )
 from failbetter.health import Finding, Health
 from failbetter.holds import Hold
-from failbetter.job import Attempt, Effect, FailedItem, Job, Progress
+from failbetter.job import Attempt, Edit, Effect, FailedItem, Job, Progress
 from failbetter.lifecycle.backoff import Backoff, exponential, fixed, linear
 from failbetter.lifecycle.events import Event
 from failbetter.lifecycle.fingerprint import Failure, Frame, fingerprint
@@ -72,6 +72,7 @@ __all__ = [
     "Discard",
     "Doubt",
     "Duration",
+    "Edit",
     "Effect",
     "EffectUncertain",
     "Event",

@@ -17,7 +17,7 @@ from failbetter.durations import Duration, seconds
 from failbetter.errors import ConfigurationError, JobNotFound, UnknownTask
 from failbetter.health import Health
 from failbetter.holds import Hold
-from failbetter.job import Job
+from failbetter.job import By, Job
 from failbetter.lifecycle.alerting import Watched
 from failbetter.lifecycle.backoff import Backoff
 from failbetter.lifecycle.events import DISCARDED, FAILED, GROUP_OPENED, Event, Hook
@@ -26,10 +26,12 @@ from failbetter.lifecycle.states import State
 from failbetter.mirror.check import Checker, MirrorCheck
 from failbetter.mirror.options import Mirror, checked_mirror
 from failbetter.options import options_of, silenced
+from failbetter.records import Records
 from failbetter.recovery.report import RecoveryProgress, RecoveryReport, RecoveryStatus
 from failbetter.retention import Keep
-from failbetter.task import Task, check_queue
+from failbetter.task import OnMissing, Task, check_queue
 from failbetter.triage import operations, preview
+from failbetter.triage.edit import edit_and_retry
 from failbetter.triage.prune import PruneReport
 from failbetter.triage.queries import Jobs
 from failbetter.twins import twin
@@ -63,7 +65,8 @@ class App:
     `$DATABASE_URL`. `lease`: how long a worker is believed alive without news (a duration, 30 s;
     else `$FAILBETTER_LEASE`). `durability`: "full", or "relaxed" where a power cut may take the
     last moments. `code_version`: what attempts record; else `$FAILBETTER_CODE_VERSION`, else a
-    fingerprint of the loaded code. `max_payload`: bytes of arguments as JSON. `fleet_folder`:
+    fingerprint of the loaded code. `max_payload`: bytes of arguments as JSON. `allow_edit`: whether
+    `Job.edit_and_retry` is there for whoever operates it. `fleet_folder`:
     where workers of one host see one another's locks (beside a SQLite file;
     for a server in a folder of the user's own under the host's temporary folder; else
     `$FAILBETTER_FLEET_FOLDER`). `schema`: of the tables, where the database has schemas; else
@@ -83,6 +86,7 @@ class App:
         durability: Literal["full", "relaxed"] = "full",
         code_version: str | None = None,
         max_payload: int = MAX_PAYLOAD,
+        allow_edit: bool = False,
         fleet_folder: str | os.PathLike[str] | None = None,
         schema: str | None = None,
         keep_succeeded: Duration | EllipsisType | None = ...,
@@ -112,6 +116,8 @@ class App:
         """Which tasks are run when something happens."""
         self.alerts: dict[str, alerting.Alert] = {}
         """What `alert` was given, by name."""
+        self.records_of_jobs = Records()
+        """How records are found that jobs refer to."""
         fleet_folder = fleet_folder or os.environ.get("FAILBETTER_FLEET_FOLDER") or None
         self.fleet_folder = None if fleet_folder is None else Path(fleet_folder).absolute()
         self.schema = schema or os.environ.get("FAILBETTER_SCHEMA") or None
@@ -121,6 +127,8 @@ class App:
             # Anything but a plain file is looked at now, so that what cannot work is said at once.
             _ = self.database
         self._max_payload = max_payload
+        self.allow_edit = allow_edit
+        """Whether a failed job may be retried with other arguments."""
 
     def __repr__(self) -> str:
         return f"<App {self.database.name}>"
@@ -171,7 +179,7 @@ class App:
         stalled_after: Duration | None = None,
         breaker: Breaker | None = None,
         version: Callable[..., int | datetime | None] | None = None,
-        on_missing: Any = None,
+        on_missing: OnMissing = "fail",
     ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
     def task(self, function: Any = None, /, **options: Any) -> Any:
@@ -195,7 +203,9 @@ class App:
         job runs again: whether that effect has happened (`True`, `Happened(result)` or `False`;
         None: nobody knows). `recover_within`: work that was interrupted longer ago than this ends
         `failed(lost)`. `stalled_after`: how long a running body may go without progress. `breaker`:
-        a `Breaker`, which holds its jobs while what they need is down.
+        a `Breaker`, which holds its jobs while what they need is down. `on_missing`: whether a job
+        ends `failed` or ("discard") `discarded(missing_record)` when a record that it was given is
+        gone by the time it runs.
 
         Raises TypeError or ValueError for an option that cannot be, ConfigurationError for a
         name that is taken.
@@ -337,6 +347,21 @@ class App:
         if missing:
             raise ValueError(f"task {task.name}: redact names no parameter of it: {missing}")
 
+    def records(self, session_factory: Callable[[], Any]) -> None:
+        """Say how records of SQLAlchemy that jobs were given are looked up again.
+
+        `session_factory`: opens a plain session when called, such as a `sessionmaker`. Of each
+        such job it is called once, where its body runs (for an async body in a thread); the
+        session is open while the body runs and then closed, which undoes what was not committed.
+        Django's records need nothing of this. Raises TypeError for what cannot be called.
+        """
+        if not callable(session_factory):
+            raise TypeError(
+                "app.records takes what opens a session when called, such as sessionmaker(engine),"
+                f" not {session_factory!r}"
+            )
+        self.records_of_jobs.factory = session_factory
+
     def mirror(
         self,
         table: str,
@@ -415,7 +440,7 @@ class App:
     # -- jobs
 
     def _job_made(self, number: int, created: bool) -> Job:
-        return Job(self.database, number, created=created)
+        return Job(self.database, number, created=created, editor=self._edit)
 
     def job(self, id: str) -> Job:
         """The job of that id. Raises JobNotFound; ValueError when the text is no id."""
@@ -423,18 +448,29 @@ class App:
         row = ledger.reads.job(self.database, number)
         if row is None:
             raise JobNotFound(f"no job {id} is in {self.database.name}")
-        return Job(self.database, number, row=row)
+        return Job(self.database, number, row=row, editor=self._edit)
 
     @property
     def jobs(self) -> Jobs:
         """All jobs, newest first: a query to narrow with `where`."""
-        return Jobs(self.database, decoders=self._decoders)
+        return self._jobs(ledger.filters.Filters())
 
     @property
     def failed(self) -> Jobs:
         """The failed jobs, newest first: a query to narrow with `where`."""
-        failed = ledger.filters.Filters(states=(State.FAILED.value,))
-        return Jobs(self.database, failed, decoders=self._decoders)
+        return self._jobs(ledger.filters.Filters(states=(State.FAILED.value,)))
+
+    def _jobs(self, filters: ledger.filters.Filters) -> Jobs:
+        return Jobs(
+            self.database,
+            filters,
+            decoders=self._decoders,
+            missing=self.records_of_jobs.missing,
+            editor=self._edit,
+        )
+
+    def _edit(self, job: Job, args: Mapping[str, Any], by: By) -> Job:
+        return Job(self.database, edit_and_retry(self, job, args, by), editor=self._edit)
 
     @property
     def _decoders(self) -> dict[str, Callable[[str], object]]:

@@ -30,6 +30,7 @@ POINTS = frozenset(
         "in_pruning",
         "before_pruning",
         "in_operation",
+        "in_edit",
     }
 )
 

@@ -16,11 +16,25 @@ from failbetter.lifecycle.states import ENDS, State
 from failbetter.twins import twin
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from failbetter.ledger.database import Database
+    from failbetter.ledger.edits import EditRow
     from failbetter.ledger.holds import HoldRow
     from failbetter.ledger.reads import AttemptRow, JobRow
 
+    Editor = Callable[["Job", Mapping[str, Any], "By"], "Job"]
+    """What retries a job with other arguments; None where no tasks are known."""
+
 MASK = "***"
+
+
+class By(msgspec.Struct, frozen=True):
+    """Who does something and why, and whether they have confirmed it."""
+
+    actor: str | None
+    note: str | None
+    confirmed: bool
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -79,15 +93,36 @@ class FailedItem(msgspec.Struct, frozen=True):
     error_message: str | None
 
 
+class Edit(msgspec.Struct, frozen=True):
+    """How a failed job was retried with other arguments: as the job `made`, of the job `original`.
+
+    Both are ids. `changed`: the parameters whose arguments are others.
+    """
+
+    made: str
+    original: str
+    changed: tuple[str, ...]
+    actor: str | None
+    note: str | None
+    at: datetime
+
+
 class Job:
     """A handle on one job. Reads its row when first asked, and again on `refresh()`."""
 
-    __slots__ = ("_database", "_number", "_row", "created")
+    __slots__ = ("_database", "_editor", "_number", "_row", "created")
 
     def __init__(
-        self, database: Database, number: int, *, created: bool = True, row: JobRow | None = None
+        self,
+        database: Database,
+        number: int,
+        *,
+        created: bool = True,
+        row: JobRow | None = None,
+        editor: Editor | None = None,
     ) -> None:
         self._database = database
+        self._editor = editor
         self._number = number
         self._row = row
         self.created = created
@@ -335,6 +370,43 @@ class Job:
 
     aretry = twin(retry)
 
+    def edit_and_retry(
+        self,
+        args: Mapping[str, Any],
+        *,
+        actor: str | None = None,
+        note: str | None = None,
+        confirm: bool = False,
+    ) -> Job:
+        """Make a job like this failed one, with corrected arguments, and put this one aside.
+
+        `args`: the arguments that are others, by parameter; `...` takes one away; of a record, the
+        key will do. Returns the new job: of the same task, queue, priority and tags, with fresh
+        budgets and keys of its own. This one ends `discarded(by_operator)` in the same
+        transaction. Its effects are not the new job's: with such, or where the task asks for it,
+        nothing is done unless `confirm`. `actor`, `note`: who asks for it, and why, to be kept.
+
+        Raises Refused, saying why, when the app does not allow it (`App(…, allow_edit=True)`),
+        the job is not failed, its task is never to be run again, a live job has the new unique
+        key, or a record is not there; TypeError for an argument that does not fit, ValueError for
+        none.
+        """
+        if self._editor is None:
+            raise Refused(f"job {self.id} cannot be edited: ask an App with its task for it")
+        return self._editor(self, args, By(actor, note, confirm))
+
+    aedit_and_retry = twin(edit_and_retry)
+
+    @property
+    def edited_from(self) -> Edit | None:
+        """How this job was made of a failed one with other arguments; None: it was not."""
+        return _edit(ledger.edits.made_of(self._database, self._number))
+
+    @property
+    def edited_as(self) -> Edit | None:
+        """How this job was last retried with other arguments; None: it was not."""
+        return _edit(ledger.edits.made_from(self._database, self._number))
+
     def confirm(
         self,
         effect: str | None = None,
@@ -378,6 +450,19 @@ def _at(value: int) -> datetime:
     found = to_datetime(value)
     assert found is not None
     return found
+
+
+def _edit(row: EditRow | None) -> Edit | None:
+    if row is None:
+        return None
+    return Edit(
+        ids.to_text(row.job_id),
+        ids.to_text(row.original),
+        tuple(msgspec.json.decode(row.changed, type=list[str])),
+        row.actor,
+        row.note,
+        _at(row.at),
+    )
 
 
 def _end_of(hold: HoldRow) -> str:

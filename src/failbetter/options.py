@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,12 +10,10 @@ from failbetter.breaker import Breaker
 from failbetter.durations import Duration, seconds
 from failbetter.lifecycle.backoff import Backoff, coerce
 from failbetter.lifecycle.policy import DEFAULT_BACKOFF, OnLost, OnPartial, Policy, Replay
-from failbetter.task import Options, check_priority, check_queue
+from failbetter.task import OnMissing, Options, check_priority, check_queue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-_LATER = {"on_missing"}
 
 
 def options_of(
@@ -47,18 +44,12 @@ def options_of(
     stalled_after: Duration | None = None,
     breaker: Breaker | None = None,
     version: Callable[..., object] | None = None,
-    **later: Any,
+    on_missing: OnMissing = "fail",
+    **unknown: Any,
 ) -> Options:
     """A task's options as they were given, checked. Raises TypeError or ValueError."""
-    unknown = set(later) - _LATER
     if unknown:
         raise TypeError(f"task {task}: there is no option {', '.join(sorted(unknown))}")
-    if later:
-        warnings.warn(
-            f"task {task}: {', '.join(sorted(later))}: accepted, but this version of failbetter"
-            " does not act on it yet",
-            stacklevel=4,
-        )
     if version is not None and subject is None:
         raise ValueError(f"task {task}: a version is of something: give subject= as well")
     keys = {"unique": unique, "exclusive": exclusive, "subject": subject, "version": version}
@@ -71,6 +62,8 @@ def options_of(
         raise ValueError(f'task {task}: replay is "safe", "confirm" or "never", not {replay!r}')
     if on_partial not in ("fail", "succeed"):
         raise ValueError(f'task {task}: on_partial is "fail" or "succeed", not {on_partial!r}')
+    if on_missing not in ("fail", "discard"):
+        raise ValueError(f'task {task}: on_missing is "fail" or "discard", not {on_missing!r}')
     if verify is not None and not callable(verify):
         raise TypeError(f"task {task}: verify is a callable from an effect and the arguments")
     if breaker is not None and not isinstance(breaker, Breaker):
@@ -108,6 +101,7 @@ def options_of(
         version=version,
         tags=_texts(task, "tags", tags),
         verify=verify,
+        on_missing=on_missing,
         outage=() if breaker is None else breaker.types,
     )
 

@@ -2,7 +2,7 @@
 
 What is stored is an object with a member for each argument given, named as the parameter; of a
 `*args` a list, of a `**kwargs` an object. Encoding decodes what it has made, so that what cannot
-be restored is refused while the caller can still mend it.
+be restored is refused while the caller can still mend it. For a record a reference is stored.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from failbetter import records
 from failbetter.errors import ConfigurationError, PayloadTooLarge
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class Arguments:
         self._simple = all(parameter.kind in _PLAIN for parameter in self._parameters)
 
     @cached_property
-    def _types(self) -> dict[str, Any]:
+    def _hints(self) -> dict[str, Any]:
+        """What each parameter holds by its annotation, models and all."""
         try:
             hints = typing.get_type_hints(self._function, include_extras=True)
         except NameError as error:
@@ -56,6 +58,24 @@ class Arguments:
                 hint = dict[str, hint]  # type: ignore[valid-type]
             types[parameter.name] = hint
         return types
+
+    @cached_property
+    def _models(self) -> dict[str, tuple[type, ...]]:
+        """The models of which records are taken, by parameter."""
+        found = {name: records.models_in(hint) for name, hint in self._hints.items()}
+        return {name: models for name, models in found.items() if models}
+
+    @property
+    def has_records(self) -> bool:
+        """Whether a parameter takes records: then `decode` gives references in their place."""
+        return bool(self._models)
+
+    @cached_property
+    def _types(self) -> dict[str, Any]:
+        """What is stored of each parameter."""
+        if not self._models:
+            return self._hints
+        return {name: records.with_stored(hint) for name, hint in self._hints.items()}
 
     @cached_property
     def _open(self) -> list[str]:
@@ -86,11 +106,12 @@ class Arguments:
         Raises TypeError naming the argument that does not fit, PayloadTooLarge beyond the limit.
         """
         given = self._given(args, kwargs)
+        self._refer(given)
         try:
             encoded = _encode(given)
             self._decoder.decode(encoded)
         except msgspec.ValidationError as error:
-            raise TypeError(f"{self._task}(): {_name_argument(str(error))}") from None
+            raise TypeError(f"{self._task}(): {self._misfit(error)}") from None
         except (TypeError, ValueError, OverflowError) as error:
             raise TypeError(f"{self._task}(): {self._culprit(given)}: {error}") from None
         for name in self._open:
@@ -111,11 +132,86 @@ class Arguments:
     def _given(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> msgspec.Struct:
         if self._simple and not kwargs and len(args) == len(self._parameters):
             return self._struct(*args)
+        return self._struct(**self._bound(args, kwargs).arguments)
+
+    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
         try:
-            bound = self.signature.bind(*args, **kwargs)
+            return self.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self._task}(): {error}") from None
-        return self._struct(**bound.arguments)
+
+    def _refer(self, given: msgspec.Struct) -> None:
+        """Put what is stored of records in their place. Raises TypeError, naming the argument."""
+        for name, models in self._models.items():
+            try:
+                setattr(given, name, records.as_stored(getattr(given, name), models))
+            except TypeError as error:
+                raise TypeError(f"{self._task}(): argument '{name}': {error}") from None
+
+    def _misfit(self, error: msgspec.ValidationError) -> str:
+        """What does not fit, naming the argument and, where one is wanted, the model."""
+        text = _name_argument(str(error))
+        for name, models in self._models.items():
+            if text.startswith(f"argument '{name}':"):
+                # A reference is stored as an object.
+                text = text.replace("`object", "`" + " | ".join(m.__name__ for m in models), 1)
+        return text
+
+    def read(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The (args, kwargs) that a caller in Python would give, of JSON values.
+
+        For a record its key is taken, and a reference given. Raises as `encode`.
+        """
+        if self._models:
+            call = self._bound(args, kwargs)
+            for name in self._models.keys() & call.arguments.keys():
+                call.arguments[name] = self._by_key(name, call.arguments[name])
+            args, kwargs = call.args, call.kwargs
+        return self.decode(self.encode(args, kwargs))
+
+    def _by_key(self, name: str, value: Any) -> Any:
+        try:
+            return records.as_references(value, self._hints[name])
+        except ValueError as error:
+            raise TypeError(f"{self._task}(): argument '{name}': {error}") from None
+
+    def edited(
+        self, raw: str, changes: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The (args, kwargs) of a stored payload with other values for some of the parameters.
+
+        `...` for a value takes the argument away. For a record its key is taken, too. Raises
+        TypeError, naming what does not fit.
+        """
+        stored = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        for name, value in changes.items():
+            if value is ... and name in stored:
+                del stored[name]
+            elif name not in self._types:
+                raise TypeError(f"{self._task}(): there is no argument '{name}'")
+            elif value is not ...:
+                stored[name] = msgspec.Raw(self._encoded(name, value))
+        try:
+            return self.decode(_encode(stored))
+        except msgspec.ValidationError as error:
+            raise TypeError(f"{self._task}(): {self._misfit(error)}") from None
+        except ValueError as error:
+            raise TypeError(f"{self._task}(): {error}") from None
+
+    def _encoded(self, name: str, value: Any) -> bytes:
+        where = f"{self._task}(): argument '{name}'"
+        value = self._by_key(name, value)
+        try:
+            if name in self._models:
+                value = records.as_stored(value, self._models[name])
+            encoded = _encode(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise TypeError(f"{where}: {error}") from None
+        plain = value if name in self._open else msgspec.to_builtins(value, str_keys=True)
+        _require_plain(plain, where)
+        return encoded
 
     def _culprit(self, given: msgspec.Struct) -> str:
         for name in self._types:
@@ -129,9 +225,15 @@ class Arguments:
     def decode(self, raw: bytes | str | msgspec.Raw) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The (args, kwargs) to call the function with.
 
-        Raises ValueError (msgspec's) when the text does not fit the signature any more.
+        In the place of records are references. Raises ValueError (msgspec's) when the text does
+        not fit the signature any more.
         """
         given = self._decoder.decode(raw)
+        for name, models in self._models.items():
+            try:
+                setattr(given, name, records.located(getattr(given, name), models))
+            except ValueError as error:
+                raise msgspec.ValidationError(f"argument '{name}': {error}") from None
         if self._simple:
             values = msgspec.structs.astuple(given)
             if msgspec.UNSET not in values:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
 
 import msgspec
 
-from failbetter import ledger
+from failbetter import ledger, records
 from failbetter.durations import Duration, as_version, micros, moment, seconds
+from failbetter.errors import Refused
 from failbetter.lifecycle.policy import Policy
 from failbetter.limits import DRILL, bounded_key
 from failbetter.payload import Arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from failbetter.app import App
@@ -27,6 +29,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Errors = tuple[type[BaseException], ...]
+OnMissing = Literal["fail", "discard"]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +49,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     version: Callable[..., object] | None = None
     tags: tuple[str, ...] = ()
     verify: Callable[..., object] | None = None
+    on_missing: OnMissing = "fail"
     outage: Errors = ()
     """What its breaker counts."""
 
@@ -121,6 +125,20 @@ class Task(Generic[P, R]):
         """`enqueue_many` for async callers: the same, in a thread."""
         return await self.using().aenqueue_many(calls)
 
+    @contextlib.contextmanager
+    def loaded(
+        self, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """Arguments as stored ones are restored, with their records while the block lasts.
+
+        Raises Refused when a record is not there, and whatever its library raises.
+        """
+        try:
+            with self.app.records_of_jobs.loaded(args, kwargs) as call:
+                yield call
+        except records.Missing as error:
+            raise Refused(f"{self.name}(): {error}") from None
+
     def _key(self, which: Callable[..., object] | None, args: Any, kwargs: Any) -> str | None:
         if which is None:
             return None
@@ -171,6 +189,10 @@ class Call(Generic[P, R]):
     def enqueue_many(self, calls: Iterable[Sequence[Any] | dict[str, Any]]) -> list[Job]:
         """As `Task.enqueue_many`."""
         return self._insert(self._new_jobs(calls))
+
+    def new_job(self, args: Sequence[Any], kwargs: dict[str, Any]) -> NewJob:
+        """The job that `enqueue` would insert. Raises as that does."""
+        return self._new_job(args, kwargs, self._now())
 
     def _new_jobs(self, calls: Iterable[Sequence[Any] | dict[str, Any]]) -> list[NewJob]:
         now = self._now()

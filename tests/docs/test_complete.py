@@ -13,7 +13,6 @@ from tests.docs.pages import DOCS, ROOT, pages, prose
 import failbetter
 from failbetter.lifecycle.policy import Policy
 from failbetter.lifecycle.public import _SENTENCES
-from failbetter.options import _LATER
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`[^`\n]+`")
@@ -87,11 +86,7 @@ def options() -> dict[str, object]:
     """What `@app.task` takes, with its defaults."""
     decorating = typing.get_overloads(failbetter.App.task)[-1]
     parameters = inspect.signature(decorating).parameters.values()
-    found = {
-        each.name: each.default
-        for each in parameters
-        if each.kind is each.KEYWORD_ONLY and each.name not in _LATER
-    }
+    found = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
     assert len(found) > 15
     return found | {"backoff": Policy().backoff}
 
@@ -105,11 +100,6 @@ def test_every_option_of_a_task_is_documented_with_its_default() -> None:
         for option, default in rows
     }
     assert told == options()
-
-
-def test_every_option_that_does_nothing_yet_is_named() -> None:
-    text = (DOCS / "tasks.md").read_text("utf-8").partition("## Accepted but not")[2]
-    assert [each for each in sorted(_LATER) if f"`{each}`" not in text] == []
 
 
 def test_what_users_are_told_is_on_the_page() -> None:

@@ -21,7 +21,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import failbetter
 import failbetter.alerts
@@ -47,7 +47,8 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 def make_app(url: str | None = None) -> failbetter.App:
     """An app of all tasks here on the ledger of that URL (else `$FAILBETTER_URL`)."""
-    app = failbetter.App(url)
+    app = failbetter.App(url, allow_edit=True)
+    app.records(_session)
     gone = os.environ.get("FAILBETTER_TEST_GONE", "").split()
     for function, options in _tasks:
         if function.__name__ not in gone:
@@ -260,6 +261,31 @@ def hold(gate: str) -> None:
 def save(key: str, version: int, gate: str) -> None:
     """Of that version of `key`; runs until somebody makes the file `gate`."""
     hold(gate)
+
+
+class _Records(DeclarativeBase):
+    pass
+
+
+class Parcel(_Records):
+    """A record that jobs are given."""
+
+    __tablename__ = "parcels"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    place: Mapped[str]
+
+
+def _session() -> Session:
+    return Session(sqlalchemy.create_engine(os.environ["FAILBETTER_URL"]))
+
+
+@task()
+def carry(parcel: Parcel, gate: str) -> None:
+    """Says where the parcel is; runs until somebody makes the file `gate`."""
+    with told():
+        record(f"from {parcel.place}")
+        while not os.path.exists(gate):
+            time.sleep(0.005)
 
 
 @task(on_lost="fail")

@@ -24,11 +24,12 @@ IN_OWN_COMMIT = {"before_own_commit", "after_own_commit"}  # see test_resume
 IN_RECOVERY = {"after_recover_lock", "after_removal", "in_recovery", "before_recorded"}
 """See test_recover."""
 IN_OPERATION = {"in_operation"}  # see test_operations
+IN_EDIT = {"in_edit"}  # see test_edit
 IN_PRUNING = {"before_pruning", "in_pruning"}  # see test_pruning
 
 
 def test_every_point_is_tested() -> None:
-    elsewhere = IN_COURIER | IN_OWN_COMMIT | IN_RECOVERY | IN_OPERATION | IN_PRUNING
+    elsewhere = IN_COURIER | IN_OWN_COMMIT | IN_RECOVERY | IN_OPERATION | IN_EDIT | IN_PRUNING
     assert IN_SUPERVISOR.keys() | IN_CHILD.keys() | elsewhere == POINTS
 
 

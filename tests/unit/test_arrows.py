@@ -35,6 +35,7 @@ LEAVES = frozenset(
         "board",
         "limits",
         "doubt",
+        "records",
     }
 )
 FRONT = frozenset({"app", "hooks", "options", "task"})

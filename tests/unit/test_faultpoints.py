@@ -76,4 +76,5 @@ def test_the_points_that_the_fault_tests_know() -> None:
         "before_pruning",
         "in_pruning",
         "in_operation",
+        "in_edit",
     } == faultpoints.POINTS

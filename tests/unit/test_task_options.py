@@ -289,9 +289,12 @@ def test_generators_are_refused_as_nobody_would_run_them(app: App) -> None:
             app.task(function)
 
 
-def test_options_of_a_later_version_are_accepted_aloud(app: App) -> None:
-    with pytest.warns(UserWarning, match="on_missing"):
-        app.task(on_missing="discard")(work)
+def test_what_becomes_of_a_job_whose_record_is_gone(app: App) -> None:
+    """A12: as the task chooses; it fails unless that says otherwise."""
+    assert app.task(name="one")(work).options.on_missing == "fail"
+    assert app.task(name="other", on_missing="discard")(work).options.on_missing == "discard"
+    with pytest.raises(ValueError, match='on_missing is "fail" or "discard"'):
+        app.task(on_missing="ignore")(work)
 
 
 # -- keys

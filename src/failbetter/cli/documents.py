@@ -40,6 +40,21 @@ def whole_job(shown: failbetter.Job) -> dict[str, Any]:
         "failed_items": [_item(each) for each in shown.failed_items()],
         "attempts": [attempt(each) for each in shown.attempts],
         "effects": [effect(each) for each in shown.effects],
+        "edited_from": _edit(shown.edited_from),
+        "edited_as": _edit(shown.edited_as),
+    }
+
+
+def _edit(known: failbetter.Edit | None) -> dict[str, Any] | None:
+    if known is None:
+        return None
+    return {
+        "made": known.made,
+        "original": known.original,
+        "changed": list(known.changed),
+        "actor": known.actor,
+        "note": known.note,
+        "at": stamp(known.at),
     }
 
 

@@ -64,15 +64,13 @@ def enqueue(
     with contextlib.redirect_stdout(sys.stderr):
         try:
             call = found.using(run_after=after, queue=queue, priority=priority)
-            typed_args, typed_kwargs = _typed(found, args, kwargs)
-            job = call.enqueue(*typed_args, **typed_kwargs)
+            # As a caller in Python would give them; of records, their keys are read.
+            with found.loaded(*found.arguments.read(args, kwargs)) as (given, named):
+                job = call.enqueue(*given, **named)
         except failbetter.FailbetterError:
             raise
         except (TypeError, ValueError) as error:
-            # Text was wanted, and the word was JSON.
-            wanted = "expected `str`" in str(error)
-            hint = """ (text that could be JSON needs quotes: '"5"')""" if wanted else ""
-            raise WrongUsage(str(error) + hint) from None
+            raise misfit(error) from None
         except Exception as error:  # from the task's `unique`, `exclusive` or `subject`
             raise WrongUsage(f"{task}: {type(error).__name__}: {error}") from None
     if form.json:
@@ -84,11 +82,12 @@ def enqueue(
     return problems.OK
 
 
-def _typed(
-    task: failbetter.Task[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments as the task's annotations want them, as a caller in Python would give them."""
-    return task.arguments.decode(task.arguments.encode(args, kwargs))
+def misfit(error: Exception) -> WrongUsage:
+    """What to say of a value that does not fit its parameter."""
+    # Text was wanted, and the word was JSON.
+    wanted = "expected `str`" in str(error)
+    hint = """ (text that could be JSON needs quotes: '"5"')""" if wanted else ""
+    return WrongUsage(str(error) + hint)
 
 
 def _read(words: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
@@ -101,15 +100,15 @@ def _read(words: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
                 raise WrongUsage(
                     f"{texts.cut(word, 60)!r} stands after a name=VALUE; write it before"
                 )
-            args.append(_value(word))
+            args.append(value_of(word))
         elif keyword[1] in kwargs:
             raise WrongUsage(f"{keyword[1]} is given twice")
         else:
-            kwargs[keyword[1]] = _value(keyword[2])
+            kwargs[keyword[1]] = value_of(keyword[2])
     return args, kwargs
 
 
-def _value(word: str) -> Any:
+def value_of(word: str) -> Any:
     """A word as JSON, or as the text it is; `NaN` and the like are no JSON."""
     try:
         return json.loads(word, parse_constant=_no_json)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import failbetter
 from failbetter.cli import documents, opening, output, problems, selection, story, texts
+from failbetter.cli.enqueue import misfit, value_of
 from failbetter.cli.parameters import (
     LISTED,
     Filters,
@@ -20,6 +23,7 @@ from failbetter.cli.parameters import (
     Some,
     SomeIds,
     Where,
+    Why,
     before,
     command,
     new_group,
@@ -86,14 +90,83 @@ def cancel(ids: SomeIds, where: Where, form: Form) -> int:
 
 
 @command(group, "retry")
-def retry(ids: SomeIds, where: Where, form: Form) -> int:
-    """Make failed jobs wait again with fresh budgets, now."""
+def retry(
+    ids: SomeIds,
+    where: Where,
+    form: Form,
+    why: Why,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Run another job in its place, with this argument: JSON, else text. For apps"
+            " that allow it.",
+        ),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--unset", metavar="NAME", help="As --set: without this argument."),
+    ] = None,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", "-y", help="With --set: though effects of it have happened."),
+    ] = False,
+) -> int:
+    """Make failed jobs wait again with fresh budgets, now.
+
+    With --set or --unset, another job runs in the place of each, and the failed one is discarded.
+    """
+    if changes or without:
+        args = _changed(changes or [], without or [])
+        return _edit(ids, where, form, args, why, confirm=yes)
+    if why.note is not None or why.actor is not None or yes:
+        raise problems.WrongUsage(
+            "--note, --actor and --yes go with --set; `failed retry` keeps them for any retry"
+        )
 
     def act(job: failbetter.Job) -> str:
         job.retry()
         return "waits to run again"
 
     return each(opening.ledger(where), ids, act, form)
+
+
+def _edit(
+    ids: Sequence[str],
+    where: Where,
+    form: Form,
+    args: dict[str, Any],
+    why: Why,
+    *,
+    confirm: bool,
+) -> int:
+    def act(job: failbetter.Job) -> str:
+        # The task's own code (its keys) may print; stdout is ours.
+        with contextlib.redirect_stdout(sys.stderr):
+            try:
+                made = job.edit_and_retry(args, actor=why.by, note=why.note, confirm=confirm)
+            except failbetter.FailbetterError:
+                raise
+            except (TypeError, ValueError) as error:
+                raise misfit(error) from None
+            except Exception as error:  # from the task's `unique` and the like, or its database
+                raise problems.WrongUsage(f"{job.task}: {type(error).__name__}: {error}") from None
+        return f"discarded; {made.id} runs in its place"
+
+    return each(opening.with_tasks(where), ids, act, form)
+
+
+def _changed(changes: Sequence[str], without: Sequence[str]) -> dict[str, Any]:
+    args: dict[str, Any] = dict.fromkeys(without, ...)
+    for word in changes:
+        name, is_there, value = word.partition("=")
+        if not is_there or not name:
+            raise problems.WrongUsage(f"--set: {texts.cut(word, 60)!r}; write it as NAME=VALUE")
+        if name in args:
+            raise problems.WrongUsage(f"{name} is given twice")
+        args[name] = value_of(value)
+    return args
 
 
 def each(

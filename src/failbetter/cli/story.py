@@ -72,6 +72,7 @@ def _facts(job: failbetter.Job, now: datetime, *, full: bool) -> None:
         facts.append(("result", _bounded(texts.value(job.result(timeout=0)), full=full)))
     if job.note is not None:
         facts.append(("note", _bounded(job.note, full=full)))
+    facts += _edits(job, now)
     facts.append(("queue", f"{job.queue}, priority {job.priority}"))
     if job.tags:
         facts.append(("tags", ", ".join(job.tags)))
@@ -85,6 +86,22 @@ def _facts(job: failbetter.Job, now: datetime, *, full: bool) -> None:
         style = output.STYLES[job.state] if name == "state" else None
         output.line(f"  {'' if name == before else name:<10}  {texts.one_line(text)}", style)
         before = name
+
+
+def _edits(job: failbetter.Job, now: datetime) -> list[tuple[str, str]]:
+    """Of which job it was made with other arguments, and which was made of it."""
+    facts = []
+    if (made := job.edited_from) is not None:
+        facts.append(("edited", f"from {made.original}{_edit(made, now)}"))
+    if (last := job.edited_as) is not None:
+        facts.append(("edited", f"as {last.made}{_edit(last, now)}"))
+    return facts
+
+
+def _edit(edit: failbetter.Edit, now: datetime) -> str:
+    by = f" by {edit.actor}" if edit.actor else ""
+    why = f": {edit.note}" if edit.note else ""
+    return f", other {', '.join(edit.changed)}, {texts.ago(edit.at, now)}{by}{why}"
 
 
 def _progress(job: failbetter.Job, *, full: bool) -> list[tuple[str, str]]:

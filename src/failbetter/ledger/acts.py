@@ -30,7 +30,7 @@ _this = jobs.c.id == b("id")
 # ids: on PostgreSQL, whose statistics may be of a time when nothing waited, a walk through the
 # index of all that waits would seem to cost less than a seek.
 _waits = (jobs.c.live == ONE, jobs.c.claimed.is_(None))
-_end = {
+END = {
     "rank": null(),
     "held": null(),
     "live": null(),
@@ -40,7 +40,7 @@ _end = {
 }
 CANCEL_WAITING = Prepared(
     update(jobs)
-    .values(state=is_(State.DISCARDED), reason=is_(Reason.CANCELLED), **_end)
+    .values(state=is_(State.DISCARDED), reason=is_(Reason.CANCELLED), **END)
     .where(_this, *_waits),
     "now id",
 )
@@ -50,7 +50,7 @@ ASK_TO_CANCEL = Prepared(
 )
 CANCEL_AS_ASKED = Prepared(
     update(jobs)
-    .values(state=is_(State.DISCARDED), reason=is_(Reason.CANCELLED), **_end)
+    .values(state=is_(State.DISCARDED), reason=is_(Reason.CANCELLED), **END)
     .where(_this, jobs.c.cancel == ONE, *_waits),
     "now id",
 )
@@ -104,7 +104,7 @@ RETRY = Prepared(
 )
 DISCARD = Prepared(
     update(jobs)
-    .values(state=is_(State.DISCARDED), reason=is_(Reason.BY_OPERATOR), **_end)
+    .values(state=is_(State.DISCARDED), reason=is_(Reason.BY_OPERATOR), **END)
     .where(_this, jobs.c.state == is_(State.FAILED)),
     "now id",
 )

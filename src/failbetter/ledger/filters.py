@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, and_, bindparam, case, func, not_, or_, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    not_,
+    or_,
+    select,
+    true,
+)
 
 from failbetter.ledger.prepared import ONE, ZERO
 from failbetter.ledger.schema import attempts, bases, jobs
@@ -167,8 +179,15 @@ def _code() -> ColumnElement[Any]:
 def _argument(kind: Kind, name: str, wanted: str) -> ColumnElement[bool]:
     path = name.split(".")
     value = msgspec.json.decode(wanted)
-    found = kind.member(jobs.c.payload, path)
-    matching = _like(kind, found, value if isinstance(value, str) else wanted)
+    text = value if isinstance(value, str) else wanted
+    matching = or_(
+        _like(kind, kind.member(jobs.c.payload, path), text),
+        # Of a record, by its key.
+        and_(
+            kind.contains(jobs.c.payload, literal_column("'\"$record\":'")),
+            _like(kind, kind.member(jobs.c.payload, [*path, "$key"]), text),
+        ),
+    )
     # What may not be shown may not be guessed at either.
     redacted = kind.member(jobs.c.policy, ["redact"])
     is_shown = or_(redacted.is_(None), not_(kind.contains(redacted, _json(path[0]))))

@@ -14,7 +14,7 @@ from sqlalchemy import and_, delete, func, or_, select
 from failbetter.faultpoints import passing
 from failbetter.ledger.filters import condition
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
-from failbetter.ledger.schema import attempts, effects, items, jobs, outbox, progress
+from failbetter.ledger.schema import attempts, edits, effects, items, jobs, outbox, progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,7 +97,7 @@ DELETE = Prepared(
     ),
     "id fence",
 )
-KEPT_OF_A_JOB = (attempts, effects, items, progress, outbox)
+KEPT_OF_A_JOB = (attempts, edits, effects, items, progress, outbox)
 """The tables of what is kept of a job beside its row, by `job_id`. An operation's list is the
 operation's."""
 _FORGET = [

@@ -61,6 +61,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """Which of the items that the body worked through came to a good end."""
     held_back: bool = False
     """Whether it failed of an outage that is known by now: its breaker is open."""
+    missing: bool = False
+    """Whether a record that the job refers to is not there."""
     silent: float = 0.0
     """Seconds since the worker that was lost was last heard of."""
 
@@ -325,7 +327,13 @@ def _cancelled(facts: Facts, outcome: Outcome, now: int, rng: Random) -> Transit
 
 
 def _refused(facts: Facts, outcome: Outcome, now: int, rng: Random) -> Transition:
-    """The last look before the body: its time was up, or ("discard") a newer job has succeeded."""
+    """The last look before the body: its time was up, or ("discard") a newer job has succeeded.
+
+    Or a record of it is missing: then its task has decided.
+    """
+    if outcome.missing:
+        ended = discarded if outcome.verdict == "discard" else failed
+        return ended(facts, Reason.MISSING_RECORD)
     if outcome.verdict == "discard":
         return discarded(facts, Reason.SUPERSEDED)
     return expired(facts)

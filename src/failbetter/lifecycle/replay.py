@@ -125,6 +125,27 @@ def _needs_confirmation(facts: Facts) -> Found:
     return None if why is None else (Verdict.NEEDS_CONFIRMATION, why)
 
 
+def against_editing(replay: Replay, done: int, in_doubt: int, *, confirmed: bool) -> str | None:
+    """What there is against running a job again with other arguments, in a few words.
+
+    The new job knows nothing of the effects of the old one, and so no `verify` settles them.
+    """
+    if replay == "never":
+        return NEVER_AGAIN
+    if confirmed:
+        return None
+    why = None
+    if done:
+        why = f"{done} of {done + in_doubt} effects done"
+    elif in_doubt:
+        why = _in_doubt(in_doubt)
+    elif replay == "confirm":
+        why = "its task asks for it"
+    if why is None:
+        return None
+    return f"it needs confirmation ({why}; another job would not know of what it has done)"
+
+
 def _in_doubt(count: int) -> str:
     return "an effect of it is in doubt" if count == 1 else f"{count} effects of it are in doubt"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from failbetter import ledger
+from failbetter import ledger, records
 from failbetter.errors import ConfigurationError
 from failbetter.lifecycle.states import REASONS, Reason, State
 from failbetter.limits import bounded_key
@@ -72,7 +72,8 @@ class Mirror(msgspec.Struct, frozen=True, kw_only=True):
         """
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        value = msgspec.to_builtins(bound.arguments[self.from_arg])
+        # Of a record, its key.
+        value = msgspec.to_builtins(records.as_keys(bound.arguments[self.from_arg]))
         if value is None:
             return None, None
         if isinstance(value, bool) or not isinstance(value, (str, int)):

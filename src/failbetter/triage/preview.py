@@ -10,16 +10,18 @@ import msgspec
 from failbetter import ids, ledger
 from failbetter.durations import Duration, to_datetime
 from failbetter.errors import ConfigurationError, OperationNotFound, Refused
+from failbetter.job import MASK
 from failbetter.lifecycle.policy import from_json
 from failbetter.lifecycle.ramp import OperationState, Options
 from failbetter.lifecycle.replay import CONFIRMABLE, Facts, Verdict, judge
 from failbetter.lifecycle.states import Reason, State
+from failbetter.records import Reference, references_in
 from failbetter.triage import operations
 from failbetter.triage.operations import Operation
 from failbetter.twins import twin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from failbetter.ledger.database import Database
     from failbetter.ledger.filters import Filters
@@ -28,7 +30,13 @@ if TYPE_CHECKING:
     from failbetter.ledger.selection import Candidate, Chosen
 
     Decoders = Mapping[str, Callable[[str], object]]
-    """Of each known task, what restores its arguments; raises ValueError when they do not fit."""
+    """Of each known task, what restores its arguments; raises ValueError when they do not fit.
+
+    What it gives is looked through for references to records if it is (args, kwargs).
+    """
+
+    Missing = Callable[[Collection[Reference]], Collection[Reference]]
+    """Which of these refer to nothing."""
 
 _PAGE = 1_000
 _MISFIT = "its arguments no longer fit its task"
@@ -166,6 +174,7 @@ def select(
     limit: int | None,
     decoders: Decoders,
     *,
+    missing: Missing | None = None,
     restoring: bool = False,
 ) -> Preview:
     """Select the jobs that match now, judge each, and keep the list."""
@@ -180,7 +189,7 @@ def select(
     with database.look() as tx:
         workers = ledger.registry.all_workers(tx)
     known = {name for one in workers for name in msgspec.json.decode(one.tasks, type=list[str])}
-    judged_by = _Judge(database, number, decoders, known | set(decoders), now)
+    judged_by = _Judge(database, number, decoders, known | set(decoders), missing, now)
     total = 0
     for page in ledger.selection.candidates(database, filters, limit, _PAGE):
         chosen = [_to_restore(one) for one in page] if restoring else judged_by.page(page)
@@ -213,21 +222,25 @@ class _Judge:
         number: int,
         decoders: Decoders,
         known: set[str],
+        missing: Missing | None,
         now: int,
     ) -> None:
         self._database = database
         self._number = number
         self._decoders = decoders
         self._known = known
+        self._missing = missing
         self._now = now
 
     def page(self, page: list[Candidate]) -> list[Chosen]:
         keys = sorted({one.unique_key for one in page if one.unique_key is not None})
         with self._database.look() as tx:
             taken = ledger.selection.keys_chosen(tx, self._number, keys)
+        read = [self._arguments(one) for one in page]
+        missing = self._missing_of({each for one in read for each in one.references})
         chosen = []
-        for one in page:
-            verdict, why = judge(self._facts(one, taken))
+        for one, arguments in zip(page, read, strict=True):
+            verdict, why = judge(self._facts(one, arguments, missing, taken))
             if verdict in CONFIRMABLE and one.unique_key is not None:
                 taken.add(one.unique_key)
             chosen.append(
@@ -237,8 +250,18 @@ class _Judge:
             )
         return chosen
 
-    def _facts(self, one: Candidate, taken: set[str]) -> Facts:
+    def _missing_of(self, references: set[Reference]) -> Collection[Reference]:
+        return self._missing(references) if self._missing is not None and references else ()
+
+    def _facts(
+        self,
+        one: Candidate,
+        arguments: _Arguments,
+        missing: Collection[Reference],
+        taken: set[str],
+    ) -> Facts:
         policy = from_json(one.policy)
+        gone = next((each for each in arguments.references if each in missing), None)
         return Facts(
             state=one.state,
             reason=one.reason,
@@ -246,7 +269,8 @@ class _Judge:
             replay=policy.replay,
             verify=policy.verify,
             known_task=not self._known or one.task in self._known,
-            misfit=self._misfit(one, hidden=bool(policy.redact)),
+            misfit=arguments.misfit,
+            missing=None if gone is None else _no_record(gone, hidden=bool(policy.redact)),
             done=one.done,
             in_doubt=one.known - one.done,
             twin=bool(one.twin),
@@ -255,19 +279,37 @@ class _Judge:
             now=self._now,
         )
 
-    def _misfit(self, one: Candidate, *, hidden: bool) -> str | None:
+    def _arguments(self, one: Candidate) -> _Arguments:
         decode = self._decoders.get(one.task)
         if decode is None:
-            return None
+            return _UNKNOWN
         payload = one.payload
         if payload is None:
             payload = ledger.selection.payload_of(self._database, one.id)
         try:
-            decode(payload)
+            found = decode(payload)
         except (ValueError, ConfigurationError) as error:
             # What the decoder says may show a part of what must not be shown.
-            return _MISFIT if hidden else f"{_MISFIT}: {error}"
-        return None
+            hidden = bool(from_json(one.policy).redact)
+            return _Arguments(_MISFIT if hidden else f"{_MISFIT}: {error}")
+        match found:
+            case (tuple() as args, dict() as kwargs):
+                return _Arguments(None, tuple(references_in(args, kwargs)))
+        return _UNKNOWN
+
+
+class _Arguments(msgspec.Struct, frozen=True):
+    """What is known of a job's arguments: why they do not fit, and the records they refer to."""
+
+    misfit: str | None = None
+    references: tuple[Reference, ...] = ()
+
+
+_UNKNOWN = _Arguments()
+
+
+def _no_record(reference: Reference, *, hidden: bool) -> str:
+    return f"there is no {reference.shown(MASK) if hidden else reference}"
 
 
 def _to_restore(one: Candidate) -> Chosen:

@@ -21,11 +21,12 @@ from failbetter.twins import twin
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from failbetter.job import Editor
     from failbetter.ledger.database import Database
     from failbetter.ledger.filters import Filters
     from failbetter.triage.filters import Wanted
     from failbetter.triage.operations import Operation
-    from failbetter.triage.preview import Decoders, Preview
+    from failbetter.triage.preview import Decoders, Missing, Preview
 
 
 class Jobs:
@@ -37,9 +38,13 @@ class Jobs:
         filters: Filters | None = None,
         limit: int | None = None,
         decoders: Decoders | None = None,
+        missing: Missing | None = None,
+        editor: Editor | None = None,
     ) -> None:
         self._database = database
         self._decoders = decoders or {}
+        self._missing = missing
+        self._editor = editor
         self._filters = filters or ledger.filters.Filters()
         self._limit = limit
 
@@ -60,12 +65,7 @@ class Jobs:
         Raises TypeError for an unknown filter or a wrong type, ValueError for what cannot be.
         """
         read = wanted.read(filters, self._database.now)
-        return Jobs(
-            self._database,
-            msgspec.structs.replace(read, also=self._filters),
-            self._limit,
-            self._decoders,
-        )
+        return self._with(msgspec.structs.replace(read, also=self._filters), self._limit)
 
     def exclude(self, **filters: Unpack[Wanted]) -> Jobs:
         """The jobs among these that do not match all that is given, which is as for `where`.
@@ -77,20 +77,21 @@ class Jobs:
         if not read.narrow and read.states is None:
             raise ValueError("exclude() without a filter would leave nothing; say which")
         left_out = msgspec.structs.replace(read, negated=True, also=self._filters)
-        return Jobs(
-            self._database, ledger.filters.Filters(also=left_out), self._limit, self._decoders
-        )
+        return self._with(ledger.filters.Filters(also=left_out), self._limit)
 
     def limit(self, count: int) -> Jobs:
         """At most `count` of them: the newest."""
         if count < 0:
             raise ValueError(f"a limit is a number of jobs from 0, not {count}")
-        return Jobs(self._database, self._filters, count, self._decoders)
+        return self._with(self._filters, count)
+
+    def _with(self, filters: Filters, limit: int | None) -> Jobs:
+        return Jobs(self._database, filters, limit, self._decoders, self._missing, self._editor)
 
     def __iter__(self) -> Iterator[Job]:
         for page in ledger.reads.pages(self._database, self._filters, self._limit):
             for row in page:
-                yield Job(self._database, row.id, row=row)
+                yield Job(self._database, row.id, row=row, editor=self._editor)
 
     def count(self) -> int:
         """How many there are (the limit aside)."""
@@ -106,7 +107,13 @@ class Jobs:
 
     def preview(self) -> Preview:
         """Keep the list of these jobs as they are now, each with what a retry would make of it."""
-        return preview.select(self._database, self._filters, self._limit, self._decoders)
+        return preview.select(
+            self._database,
+            self._filters,
+            self._limit,
+            self._decoders,
+            missing=self._missing,
+        )
 
     apreview = twin(preview)
 

@@ -13,9 +13,12 @@ import msgspec
 from failbetter import ledger, logs
 from failbetter.errors import EffectUncertain, Release, Retry
 from failbetter.faultpoints import passing
+from failbetter.job import MASK
 from failbetter.lifecycle.fingerprint import Failure, fingerprint
 from failbetter.lifecycle.states import Cause
 from failbetter.limits import MAX_RESULT
+from failbetter.records import Missing, references_in
+from failbetter.resume import to_its_end
 from failbetter.running import RunningJob, current
 from failbetter.worker import doubts
 from failbetter.worker.verdict import (
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
     from failbetter.app import App
     from failbetter.board import Ring
+    from failbetter.records import Records, Reference
     from failbetter.task import Task
     from failbetter.worker.channel import Channel
     from failbetter.worker.wire import Handout
@@ -62,18 +66,41 @@ class Attempt:
         self.running: RunningJob
 
     def run(self) -> Any:
-        """The sync body; before it, what earlier attempts left in doubt."""
+        """The sync body; before it, its records and what earlier attempts left in doubt."""
+        if not self.task.arguments.has_records:
+            return self._run(self.args, self.kwargs)
+        loading = self._records.loading()
+        try:
+            return self._run(*loading.load(self.args, self.kwargs))
+        finally:
+            loading.close()
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         verify = self._verify
         if verify is not None:
-            doubts.settle(self.running, verify, self.args, self.kwargs)
-        return self.task.function(*self.args, **self.kwargs)
+            doubts.settle(self.running, verify, args, kwargs)
+        return self.task.function(*args, **kwargs)
 
     async def arun(self) -> Any:
-        """`run` for an async body."""
+        """`run` for an async body; records are looked up in a thread."""
+        if not self.task.arguments.has_records:
+            return await self._arun(self.args, self.kwargs)
+        loading = self._records.loading()
+        try:
+            found = await to_its_end(loading.load_elsewhere, self.args, self.kwargs)
+            return await self._arun(*found)
+        finally:
+            await to_its_end(loading.close)
+
+    async def _arun(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         verify = self._verify
         if verify is not None:
-            await doubts.asettle(self.running, verify, self.args, self.kwargs)
-        return await self.task.function(*self.args, **self.kwargs)
+            await doubts.asettle(self.running, verify, args, kwargs)
+        return await self.task.function(*args, **kwargs)
+
+    @property
+    def _records(self) -> Records:
+        return self.task.app.records_of_jobs
 
     @property
     def _verify(self) -> Callable[..., object] | None:
@@ -82,10 +109,16 @@ class Attempt:
     def secrets(self) -> list[str]:
         """The texts that are to be shown nowhere."""
         redact = self.task.options.policy.redact
-        if not redact:
-            return []
-        bound = self.task.arguments.signature.bind_partial(*self.args, **self.kwargs)
-        return secret_texts(bound.arguments, redact)
+        return secret_texts(self._by_name(), redact) if redact else []
+
+    def is_redacted(self, reference: Reference) -> bool:
+        """Whether the reference stands in an argument that is to be shown nowhere."""
+        given = self._by_name()
+        hidden = [given[name] for name in self.task.options.policy.redact if name in given]
+        return reference in references_in(hidden, {})
+
+    def _by_name(self) -> dict[str, Any]:
+        return self.task.arguments.signature.bind_partial(*self.args, **self.kwargs).arguments
 
     def describe(self, error: BaseException) -> Described:
         """An error as text, masked."""
@@ -270,6 +303,9 @@ class Executor:
             )
             self._tell_committed(attempt)
             return
+        if isinstance(error, Missing):
+            self._tell_missing(attempt, error)
+            return
         task = attempt.task
         in_judging: Exception | None = None
         try:
@@ -296,6 +332,22 @@ class Executor:
                 traceback=described.traceback,
                 fingerprint=described.fingerprint,
                 bases=described.bases,
+            )
+        )
+
+    def _tell_missing(self, attempt: Attempt, error: Missing) -> None:
+        options = attempt.task.options
+        message = str(error)
+        if options.policy.redact and attempt.is_redacted(error.reference):
+            message = f"there is no {error.reference.shown(MASK)}"
+        self._channel.tell(
+            _ended(
+                attempt,
+                Cause.REFUSED,
+                verdict=options.on_missing,
+                missing=True,
+                error_type="failbetter.MissingRecord",
+                error_message=message[:MAX_MESSAGE],
             )
         )
 
@@ -342,6 +394,7 @@ def _ended(
     traceback: str | None = None,
     fingerprint: str | None = None,
     bases: tuple[str, ...] = (),
+    missing: bool = False,
 ) -> Ended:
     handout = attempt.handout
     return Ended(
@@ -360,4 +413,5 @@ def _ended(
         fingerprint,
         outage,
         bases,
+        missing,
     )

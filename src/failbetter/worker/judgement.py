@@ -71,6 +71,7 @@ def told(job: Claimed, message: Ended, code: str | None) -> Undecided:
         at_least=message.at_least,
         begun=message.begun_at is not None,
         uncertain=message.uncertain,
+        missing=message.missing,
     )
     error = None
     if message.error_type is not None:

@@ -30,6 +30,7 @@ from failbetter.lifecycle.fingerprint import Failure, Frame, fingerprint
 from failbetter.lifecycle.retry_after import retry_after
 from failbetter.lifecycle.states import Cause
 from failbetter.limits import KEY_LENGTH
+from failbetter.records import Reference
 
 if TYPE_CHECKING:
     from failbetter.task import Options
@@ -253,6 +254,8 @@ def secret_texts(args: dict[str, Any], names: tuple[str, ...]) -> list[str]:
             pending += value.values()
         elif isinstance(value, (list, tuple, set, frozenset)):
             pending += value
+        elif isinstance(value, Reference):
+            pending += value.key
         elif value is not None and not isinstance(value, bool):
             try:
                 text = str(value)

@@ -114,6 +114,8 @@ class Ended(msgspec.Struct, array_like=True, frozen=True, gc=False, tag="e"):
     outage: bool = False
     """Whether the task's breaker counts it."""
     bases: tuple[str, ...] = ()
+    missing: bool = False
+    """Whether a record that the job refers to is not there."""
 
 
 class Request(msgspec.Struct, array_like=True, frozen=True, tag="q"):
