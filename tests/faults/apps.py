@@ -309,25 +309,25 @@ def call(service: str) -> None:
 
 
 @task(max_attempts=1)
-def deliver(url: str, n: int) -> None:
+def deliver(url: str, n: int, address: str | None) -> None:
     """Needs a service, and has a bug."""
     with told():
-        deliver_to(url, n)
+        deliver_to(url, n, address)
 
 
 @task(
     max_attempts=1,
-    breaker=failbetter.Breaker(on=OSError, failures=5, probe_every=0.5, rate=100),
+    breaker=failbetter.Breaker(on=OSError, failures=5, probe_every=0.5, rate=400),
 )
-def deliver_guarded(url: str, n: int) -> None:
+def deliver_guarded(url: str, n: int, address: str | None) -> None:
     """As `deliver`, by one who knows of breakers."""
     with told():
-        deliver_to(url, n)
+        deliver_to(url, n, address)
 
 
-def deliver_to(url: str, n: int) -> None:
+def deliver_to(url: str, n: int, address: str | None) -> None:
     """Ask the service at that URL, unless it is one of the few with a bug."""
-    if n % 8 == 3:
+    if address is None:
         raise ValueError(f"order {n} has no address")
     with urllib.request.urlopen(url, timeout=30) as answer:
         answer.read()

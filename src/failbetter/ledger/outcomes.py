@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
-from sqlalchemy import and_, case, func, literal_column, or_, select
+from sqlalchemy import Integer, and_, case, func, literal_column, or_, select
 
 from failbetter.ledger.lists import MOVED, RETURNED, SKIPPED, taken_over
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
@@ -30,10 +30,16 @@ class Became(msgspec.Struct, frozen=True, gc=False):
     why: str | None
 
 
-class Tally(msgspec.Struct, frozen=True):
-    """First attempts since they were moved, of the jobs of one fingerprint ("-": of none).
+SAMPLE: Final = 1_000
+"""From more jobs of one fingerprint on than this, about so many of them, evenly spread, are looked
+at: a ramp asks again and again, while endings wait to be written.
+"""
 
-    `unjudged`: no attempt has come to an end yet.
+
+class Tally(msgspec.Struct, frozen=True):
+    """First attempts since they were moved, of jobs of one fingerprint ("-": of none).
+
+    All its jobs, or of many a `SAMPLE`.
     """
 
     fingerprint: str
@@ -155,15 +161,34 @@ _first = (
     .correlate(selected)
     .scalar_subquery()
 )
+_lately = (
+    _of_operation,
+    selected.c.outcome == _word(MOVED),
+    selected.c.moved_at >= b("since"),
+)
+_cause = func.coalesce(selected.c.fingerprint, _word("-"))
+_TWO = literal_column("2", Integer)
+_PAIRS = literal_column(str(2 * SAMPLE), Integer)
+# An odd number, as ids may be made in steps of a power of two.
+_sizes = (
+    select(_cause.label("fingerprint"), (_TWO * (func.count() // _PAIRS) + ONE).label("each"))
+    .where(*_lately)
+    .group_by(_cause)
+    .cte("sizes")
+)
 _judged = (
     select(
-        func.coalesce(selected.c.fingerprint, _word("-")).label("fingerprint"),
+        _cause.label("fingerprint"),
         func.coalesce(_first, _word("")).label("cause"),
         jobs.c.state.label("state"),
         case((_alike, ONE), else_=ZERO).label("alike"),
     )
-    .select_from(selected.join(jobs, jobs.c.id == selected.c.job_id))
-    .where(_of_operation, selected.c.outcome == _word(MOVED), selected.c.moved_at >= b("since"))
+    .select_from(
+        selected.join(_sizes, _sizes.c.fingerprint == _cause).join(
+            jobs, jobs.c.id == selected.c.job_id
+        )
+    )
+    .where(*_lately, selected.c.job_id % _sizes.c.each == ZERO)
     .subquery("judged")
 )
 _good = or_(
@@ -188,7 +213,7 @@ TALLY = Prepared(
         _sum(and_(_bad, _judged.c.alike == ONE)),
         _sum(and_(_bad, _judged.c.alike == ZERO)),
     ).group_by(_judged.c.fingerprint),
-    "operation since",
+    "operation since operation since",
 )
 _ABOVE_ALL = (1 << 63) - 1
 
@@ -231,4 +256,5 @@ def any_live(database: Database, operation: int) -> bool:
 
 def tally(tx: Tx, operation: int, since: int) -> Sequence[Tally]:
     """How the first attempts went of the jobs that were moved since then, by fingerprint."""
-    return [Tally(row[0], *map(int, row[1:])) for row in tx.rows(TALLY, operation, since)]
+    found = tx.rows(TALLY, operation, since, operation, since)
+    return [Tally(row[0], *map(int, row[1:])) for row in found]
