@@ -51,4 +51,11 @@ def linger(n: int) -> int:
     return n + 1
 
 
-ALL = {body.__name__: body for body in (noop, spin, touch, fail, linger)}
+def brief(n: int) -> int:
+    """Waits for a moment, and leaves a mark at its end."""
+    time.sleep(0.005)
+    marks.write(n)
+    return n + 1
+
+
+ALL = {body.__name__: body for body in (noop, spin, touch, fail, linger, brief)}

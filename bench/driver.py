@@ -15,6 +15,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -35,6 +36,18 @@ class Producer(Protocol):
 
     def retry_all(self) -> int:
         """Retry every failed job; how many. AttributeError where there is no such thing."""
+        ...
+
+    def fail_all(self) -> None:
+        """Make every waiting job one that has failed; AttributeError where a worker does it."""
+        ...
+
+    def group(self) -> object:
+        """The groups of what has failed; AttributeError where there are none."""
+        ...
+
+    def preview(self) -> object:
+        """What a retry would do, for `retry_all` to do; AttributeError where there is no such."""
         ...
 
 
@@ -92,6 +105,27 @@ class Driver:
         begin = time.perf_counter()
         count = self._producer.retry_all()
         return {"seconds": time.perf_counter() - begin, "count": count}
+
+    def fail_all(self) -> dict[str, Any]:
+        """Make all waiting jobs failed, where the system's producer knows how to."""
+        known = hasattr(self._producer, "fail_all")
+        if known:
+            self._producer.fail_all()
+        return {"done": known}
+
+    def timed(self, what: str) -> dict[str, Any]:
+        """`group` or `preview`."""
+        act = getattr(self._producer, what)
+        begin = time.perf_counter()
+        act()
+        return {"seconds": time.perf_counter() - begin}
+
+    def peak(self) -> dict[str, Any]:
+        """The most memory that this process ever took, in MiB."""
+        # Not `getrusage`, which also counts what its parent took when it was started.
+        status = Path("/proc/self/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return {"mib": int(line.split()[1]) / 1024}
 
 
 def main() -> None:

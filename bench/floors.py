@@ -29,13 +29,13 @@ def peers(systems: Sequence[System]) -> dict[str, list[str]]:
 @dataclass(frozen=True)
 class Floor:
     """`metric` of `system`, divided by `below` (metric, system) unless None; at least or at most
-    `bound`. `aim` is what we would like."""
+    `bound`; None: shown for comparison. `aim` is what we would like."""
 
     title: str
     metric: str
     system: str
     below: tuple[str, str] | None
-    bound: float
+    bound: float | None
     unit: str = ""
     at_most: bool = False
     aim: float | None = None
@@ -61,13 +61,38 @@ class Floor:
         return results.calm(metric, peers.get(system, [system]), rounds)
 
     def reached(self, spread: stats.Spread) -> bool:
-        """Whether the median meets the bound."""
+        """Whether the median meets the bound, if there is one."""
+        if self.bound is None:
+            return True
         return spread.median <= self.bound if self.at_most else spread.median >= self.bound
 
     def wanted(self) -> str:
-        """The bound in words."""
+        """The bound in words; a dash without one."""
+        if self.bound is None:
+            return "-"
         words = f"{'at most' if self.at_most else 'at least'} {self.bound:g}{self.unit}"
         return words if self.aim is None else f"{words} (aim: {self.aim:g})"
+
+
+def of_retry(ours: str, raw: str, peer: str, peer_title: str, pending: float) -> tuple[Floor, ...]:
+    """Those of a retry of everything that failed, with a worker at work; `pending` in seconds."""
+    return (
+        Floor("50,000 failed jobs grouped", "retry.grouped", ours, None, 0.5, " s", at_most=True),
+        Floor("previewed", "retry.previewed", ours, None, 3.0, " s", at_most=True),
+        Floor("made pending again", "retry.pending", ours, None, pending, " s", at_most=True),
+        Floor("made pending again ÷ raw, one update", "retry.pending", ours,
+              ("retry.pending", raw), None),
+        Floor(f"previewed and made pending again ÷ {peer_title}'s retry", "retry.seconds", ours,
+              ("retry.seconds", peer), 1.0, at_most=True),
+        Floor("meanwhile, the latest ending that others see", "retry.delay.during", ours, None,
+              100.0, " ms", at_most=True),
+        Floor("a fresh job behind them begins after", "retry.fresh", ours, None, 1.0, " s",
+              at_most=True),
+        Floor(f"a fresh job behind them ÷ {peer_title}'s", "retry.fresh", ours,
+              ("retry.fresh", peer), None),
+        Floor("memory of who retries 50,000 ÷ 5,000", "retry.peak", ours,
+              ("retry.peak.part", ours), 1.1, at_most=True),
+    )  # fmt: skip
 
 
 ON_SQLITE = (
@@ -95,6 +120,7 @@ ON_SQLITE = (
     Floor("memory (PSS) of an idle worker ÷ RQ's SimpleWorker", "memory.pss", OURS,
           ("memory.pss", "rq"), 2.0, at_most=True),
     Floor("CPU of an idle worker", "memory.cpu", OURS, None, 1.0, " % of a core", at_most=True),
+    *of_retry(OURS, RAW, "rq", "RQ", pending=0.6),
 )  # fmt: skip
 
 ON_POSTGRES = (
@@ -111,4 +137,5 @@ ON_POSTGRES = (
           at_most=True),
     Floor("pick-up by an idle worker, p99", "latency.p99", OURS_PG, None, 10.0, " ms",
           at_most=True),
+    *of_retry(OURS_PG, RAW_PG, "procrastinate", "procrastinate", pending=1.2),
 )  # fmt: skip

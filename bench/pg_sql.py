@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from bench.raw_sql import BATCH, assign, insert, written
+from bench.raw_sql import BATCH, assign, bulk_moves, insert, written
 from bench.specimen import ATTEMPTS, JOBS, Row, Specimen, changed
 
 MARK = "%s"
@@ -56,6 +56,8 @@ class Statements:
         self._claim_values.append(pending["queue"])
 
         columns = changed(claimed, succeeded)
+        self.fail, self.fail_values, self.retry, self.retry_values = bulk_moves(specimen, MARK)
+
         self.end, self._ended = _end(succeeded, columns, int(claimed["fence"]))
 
     def job(self, key: int) -> tuple[Any, ...]:

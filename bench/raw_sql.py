@@ -54,14 +54,7 @@ class Statements:
         fence = int(claimed["fence"])
         self.end = f"UPDATE {JOBS} SET {end_set} WHERE id = ? AND fence = {fence}"
 
-        retry_set, self._retry_values = assign(
-            specimen.retried, changed(specimen.failed, specimen.retried)
-        )
-        self.retry = (
-            f"UPDATE {JOBS} SET {retry_set} WHERE id IN"
-            f" (SELECT id FROM {JOBS} WHERE state = ? LIMIT {BATCH})"
-        )
-        self._retry_values.append(specimen.failed["state"])
+        self.fail, self.fail_values, self.retry, self.retry_values = bulk_moves(specimen)
 
     def jobs(self, first: int, number: int) -> list[tuple[Any, ...]]:
         """Parameters of `insert_job` for jobs with ids from `first` on."""
@@ -78,10 +71,6 @@ class Statements:
     def attempts(self, ids: list[int]) -> list[tuple[Any, ...]]:
         """Parameters of `insert_attempt` for these jobs."""
         return [(job, *self._attempt) for job in ids]
-
-    def retry_values(self) -> list[Any]:
-        """Parameters of `retry`."""
-        return self._retry_values
 
     def check(self, connection: sqlite3.Connection) -> None:
         """RuntimeError when the claim would read the whole table: then `claim` needs care."""
@@ -113,6 +102,22 @@ def assign(row: Row, columns: list[str], mark: str = "?") -> tuple[str, list[Any
     literals, bound = zip(*(written(row[c], mark) for c in columns), strict=True)
     pairs = zip(columns, literals, strict=True)
     return ", ".join(f"{column} = {literal}" for column, literal in pairs), list(chain(*bound))
+
+
+def bulk_moves(specimen: Specimen, mark: str = "?") -> tuple[str, list[Any], str, list[Any]]:
+    """One statement that makes all pending jobs failed, one that retries them; parameters of each.
+
+    The second is the least that a retry of everything can be: one update, in one transaction.
+    """
+    pending, failed, retried = specimen.pending, specimen.failed, specimen.retried
+    fail, failing = assign(failed, [c for c in changed(pending, failed) if c != "id"], mark)
+    again, retrying = assign(retried, changed(failed, retried), mark)
+    return (
+        f"UPDATE {JOBS} SET {fail} WHERE state = {mark}",
+        [*failing, pending["state"]],
+        f"UPDATE {JOBS} SET {again} WHERE state = {mark}",
+        [*retrying, failed["state"]],
+    )
 
 
 def written(value: Any, mark: str = "?") -> tuple[str, list[Any]]:

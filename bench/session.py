@@ -38,12 +38,21 @@ class Session:
             }
         )
         self.workers: list[Worker] = []
-        self._driver = subprocess.Popen(
-            [str(system.python), "-m", "bench.driver", system.tasks],
+        self._driver = self._start_driver()
+        self._answer()
+
+    def _start_driver(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [str(self.system.python), "-m", "bench.driver", self.system.tasks],
             env=self._env, cwd=ROOT, text=True, bufsize=1,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=(folder / "driver.log").open("w"),
+            stderr=(self.folder / "driver.log").open("w"),
         )  # fmt: skip
+
+    def renew_producer(self) -> None:
+        """Go on with a new process, which has done nothing yet."""
+        self._stop_driver()
+        self._driver = self._start_driver()
         self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -86,6 +95,18 @@ class Session:
         answer = self._ask("retry_all")
         return answer["seconds"], answer["count"]
 
+    def fail_all(self) -> bool:
+        """Make all waiting jobs failed; False where only a worker can."""
+        return bool(self._ask("fail_all")["done"])
+
+    def timed(self, what: str) -> float:
+        """`group` or `preview` what has failed; seconds."""
+        return float(self._ask("timed", what=what)["seconds"])
+
+    def peak(self) -> float:
+        """The most memory that the producer ever took, in MiB."""
+        return float(self._ask("peak")["mib"])
+
     def start_workers(self, workers: int = 1, processes: int = 1) -> None:
         """Start workers as a user would: `workers` commands of `processes` processes each."""
         for _ in range(workers):
@@ -127,6 +148,9 @@ class Session:
     def close(self) -> None:
         """Stop everything that was started."""
         self.stop_workers()
+        self._stop_driver()
+
+    def _stop_driver(self) -> None:
         assert self._driver.stdin is not None
         self._driver.stdin.close()
         try:

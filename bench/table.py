@@ -62,10 +62,23 @@ SECTIONS: Sequence[tuple[str, str, Sequence[Column]]] = (
         Column("drain, empty", "growth.empty.drain"),
         Column("full", "growth.full.drain"),
     )),
-    ("Retry", "Seconds to retry 50,000 failed jobs. RQ and procrastinate have only a call for each"
-     " job: theirs is from a measured 1,000 and 500; oban's is from 10,000, pgqueuer's from 20,000."
-     " Huey, Dramatiq and django-tasks-db have no such thing.", (
+    ("Retry", "Seconds for 50,000 failed jobs, while a worker is at work: grouped, previewed, made"
+     " to wait again (raw: one update, and no worker), and both together, or all that it does."
+     " RQ's is what `rq requeue --all` does; RQ and procrastinate have only a call for each job."
+     " oban's is from a measured 10,000, pgqueuer's from 20,000. Huey, Dramatiq and django-tasks-db"
+     " have no such thing. Then: seconds until a fresh job begins that is enqueued behind them,"
+     " the latest of a few; milliseconds from a body's end until others can see that its job has"
+     " ended, the longest before and during the retry; MiB that the retrying process took at most,"
+     " and for 5,000 jobs.", (
+        Column("grouped", "retry.grouped", 2),
+        Column("previewed", "retry.previewed", 2),
+        Column("pending again", "retry.pending", 2),
         Column("seconds", "retry.seconds", 2),
+        Column("fresh job", "retry.fresh", 2),
+        Column("ending, before", "retry.delay.before", 1),
+        Column("ending, during", "retry.delay.during", 1),
+        Column("MiB", "retry.peak", 1),
+        Column("MiB for 5,000", "retry.peak.part", 1),
     )),
 )  # fmt: skip
 
@@ -132,6 +145,8 @@ def reached(systems: Sequence[System], results: Results, history: int) -> list[s
                 rows.append([title, floor.wanted(), "not measured in this run", ""])
             else:
                 answer = "yes" if floor.reached(spread) else "**no**"
+                if floor.bound is None:
+                    answer = "-"
                 if not floor.calm(results, peers):
                     answer += ", in noise"
                 rows.append([title, floor.wanted(), show(spread, 2), answer])

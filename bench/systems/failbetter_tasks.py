@@ -42,6 +42,7 @@ def _onlooker() -> Callable[[], bool]:
 class _Producer:
     def __init__(self) -> None:
         self._none_live: Callable[[], bool] | None = None
+        self._preview: failbetter.Preview | None = None
 
     def one(self, body: str) -> Callable[[int], object]:
         return _tasks[body].enqueue
@@ -59,10 +60,17 @@ class _Producer:
             self._none_live = _onlooker()
         return self._none_live()
 
+    def group(self) -> object:
+        return app.failed.groups()
+
+    def preview(self) -> object:
+        self._preview = app.failed.preview()
+        return self._preview
+
     def retry_all(self) -> int:
-        failed = app.failed.count()
-        app.failed.retry(all=True)
-        return failed - app.failed.count()
+        preview = self._preview or app.failed.preview()
+        self._preview = None
+        return preview.retry().moved
 
 
 producer = _Producer()

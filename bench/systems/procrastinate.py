@@ -15,7 +15,7 @@ class Procrastinate(OnPostgres):
     title = "procrastinate"
     family = "peer"
     tasks = "bench.systems.procrastinate_tasks"
-    counts = Counts(one=800, bulk=10_000, drain=600, spin=0, latency=80, retry=500)
+    counts = Counts(one=800, bulk=10_000, drain=600, spin=0, latency=80, retry=50_000)
     measures = frozenset({"enqueue", "drain", "latency", "memory", "retry"})
     drains = ("drain.1", "drain.two-workers")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import procrastinate  # type: ignore[import-not-found,unused-ignore]
+import psycopg
 
 from bench import bodies
 from bench.eye import Eye
@@ -34,7 +35,12 @@ class _Producer:
     def ended(self, total: int) -> bool:
         return self._eye.sees_none()
 
+    def fail_all(self) -> None:
+        with psycopg.connect(_url) as link:
+            link.execute("UPDATE procrastinate_jobs SET status = 'failed', attempts = 1")
+
     def retry_all(self) -> int:
+        app.open()
         failed = list(app.job_manager.list_jobs(status="failed"))
         for job in failed:
             app.job_manager.retry_job_by_id(job.id, retry_at=datetime.now(UTC))

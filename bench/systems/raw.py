@@ -15,8 +15,8 @@ class Raw(System):
     family = "raw"
     store = "sqlite"
     tasks = "bench.systems.raw_tasks"
-    counts = Counts(one=3_000, bulk=50_000, drain=80_000, spin=0, latency=0)
-    measures = frozenset({"enqueue", "drain"})
+    counts = Counts(one=3_000, bulk=50_000, drain=80_000, spin=0, latency=0, retry=50_000)
+    measures = frozenset({"enqueue", "drain", "retry"})
     drains = ("drain.1",)
 
     def __init__(self, python: Path, specimen: Path, durable: bool) -> None:
@@ -26,6 +26,7 @@ class Raw(System):
         self.key = "raw" if durable else "raw-relaxed"
         self.title = f"raw limit: plain sqlite3, {self.durability}"
         if not durable:
+            self.measures = frozenset({"enqueue", "drain"})
             self.counts = Counts(one=20_000, bulk=50_000, drain=80_000, spin=0, latency=0)
 
     def prepare(self, folder: Path) -> None:

@@ -26,8 +26,9 @@ class RawPg(OnPostgres):
         if bulk == "copy":
             self.key = "raw-pg"
             self.title = "raw limit: plain psycopg, COPY in bulk"
-            self.counts = Counts(one=3_000, bulk=50_000, drain=50_000, spin=0, latency=0)
-            self.measures = frozenset({"enqueue", "drain"})
+            self.counts = Counts(one=3_000, bulk=50_000, drain=50_000, spin=0, latency=0,
+                                 retry=50_000)  # fmt: skip
+            self.measures = frozenset({"enqueue", "drain", "retry"})
         else:
             self.key = "raw-pg-executemany"
             self.title = "raw limit: plain psycopg, executemany in bulk"

@@ -52,5 +52,11 @@ class _Producer:
         live = f"SELECT 1 FROM {JOBS} WHERE state IN ('pending', 'running') LIMIT 1"
         return connection.execute(live).fetchone() is None
 
+    def fail_all(self) -> None:
+        connection.execute(statements.fail, statements.fail_values)
+
+    def retry_all(self) -> int:
+        return connection.execute(statements.retry, statements.retry_values).rowcount
+
 
 producer = _Producer()

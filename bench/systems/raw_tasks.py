@@ -45,15 +45,11 @@ class _Producer:
         live = "SELECT 1 FROM failbetter_jobs WHERE state IN ('pending', 'running') LIMIT 1"
         return connection.execute(live).fetchone() is None
 
+    def fail_all(self) -> None:
+        connection.execute(statements.fail, statements.fail_values)
+
     def retry_all(self) -> int:
-        count = 0
-        while True:
-            connection.execute("BEGIN IMMEDIATE")
-            moved = connection.execute(statements.retry, statements.retry_values()).rowcount
-            connection.execute("COMMIT")
-            if not moved:
-                return count
-            count += moved
+        return connection.execute(statements.retry, statements.retry_values).rowcount
 
 
 producer = _Producer()

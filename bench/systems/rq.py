@@ -29,7 +29,7 @@ class Rq(System):
             self.measures = frozenset({"drain", "latency", "memory"})
         else:
             self.counts = Counts(
-                one=2_500, bulk=8_000, drain=800, spin=400, latency=100, retry=1_000
+                one=2_500, bulk=8_000, drain=800, spin=400, latency=100, retry=50_000
             )
             self.measures = frozenset({"enqueue", "drain", "scaling", "latency", "memory", "retry"})
 

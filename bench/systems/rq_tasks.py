@@ -8,11 +8,13 @@ from functools import partial
 
 from redis import Redis
 from rq import Queue
+from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, FinishedJobRegistry
 
 from bench import bodies
 
 _redis = Redis.from_url(os.environ["BENCH_REDIS"])
+_TRACE = "Traceback (most recent call last):\nConnectionError: no route to the host"
 _queue = Queue("default", connection=_redis)
 
 
@@ -35,7 +37,19 @@ class _Producer:
     def ended(self, total: int) -> bool:
         return int(_redis.zcard(self._finished.key)) + int(_redis.zcard(self._failed.key)) >= total
 
+    def fail_all(self) -> None:
+        ids = _queue.get_job_ids()
+        for first in range(0, len(ids), 1_000):
+            some = Job.fetch_many(ids[first : first + 1_000], connection=_redis)
+            with _redis.pipeline() as pipeline:
+                for job in filter(None, some):
+                    job.set_status(JobStatus.FAILED, pipeline=pipeline)
+                    self._failed.add(job, ttl=31_536_000, exc_string=_TRACE, pipeline=pipeline)
+                pipeline.execute()
+        _redis.delete(_queue.key)
+
     def retry_all(self) -> int:
+        # As `rq requeue --all` does it.
         ids = self._failed.get_job_ids()
         for job_id in ids:
             self._failed.requeue(job_id)
