@@ -29,9 +29,9 @@ BUGS = 40
 """Jobs that fail whatever the service does, spread evenly over all."""
 CAPACITY = 800
 """Requests in any one second that the service can bear."""
-RATE = 400
-"""Jobs a second that are run again. Half of what the service bears: what waits when a worker dies
-is run by the next one as fast as it can.
+RATE = 200
+"""Jobs a second that are run again. A quarter of what the service bears, as what waits when a
+worker dies is run by the next one as fast as it can.
 """
 IN_STEP = "in_operation:2"
 
