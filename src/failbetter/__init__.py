@@ -39,6 +39,7 @@ from failbetter.lifecycle.backoff import Backoff, exponential, fixed, linear
 from failbetter.lifecycle.events import Event
 from failbetter.lifecycle.fingerprint import Failure, Frame, fingerprint
 from failbetter.mirror.check import MirrorCheck, MirrorRow
+from failbetter.rate_limit import RateLimit
 from failbetter.recovery.report import (
     GoneWorker,
     RecoveredJob,
@@ -107,6 +108,7 @@ __all__ = [
     "PreviewedJob",
     "Progress",
     "PruneReport",
+    "RateLimit",
     "RecoveredJob",
     "RecoveryCounts",
     "RecoveryProgress",

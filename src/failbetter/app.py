@@ -26,6 +26,7 @@ from failbetter.lifecycle.states import State
 from failbetter.mirror.check import Checker, MirrorCheck
 from failbetter.mirror.options import Mirror, checked_mirror
 from failbetter.options import options_of, silenced
+from failbetter.rate_limit import RateLimit
 from failbetter.records import Records
 from failbetter.recovery.report import RecoveryProgress, RecoveryReport, RecoveryStatus
 from failbetter.retention import Keep
@@ -178,6 +179,7 @@ class App:
         recover_within: Duration | None = None,
         stalled_after: Duration | None = None,
         breaker: Breaker | None = None,
+        rate_limit: RateLimit | None = None,
         version: Callable[..., int | datetime | None] | None = None,
         on_missing: OnMissing = "fail",
     ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
@@ -203,9 +205,10 @@ class App:
         job runs again: whether that effect has happened (`True`, `Happened(result)` or `False`;
         None: nobody knows). `recover_within`: work that was interrupted longer ago than this ends
         `failed(lost)`. `stalled_after`: how long a running body may go without progress. `breaker`:
-        a `Breaker`, which holds its jobs while what they need is down. `on_missing`: whether a job
-        ends `failed` or ("discard") `discarded(missing_record)` when a record that it was given is
-        gone by the time it runs.
+        a `Breaker`, which holds its jobs while what they need is down. `rate_limit`: a
+        `RateLimit`: so many of its bodies begin in a time, and no more. `on_missing`: whether a
+        job ends `failed` or ("discard") `discarded(missing_record)` when a record that it was given
+        is gone by the time it runs.
 
         Raises TypeError or ValueError for an option that cannot be, ConfigurationError for a
         name that is taken.

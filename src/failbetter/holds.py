@@ -15,6 +15,7 @@ from failbetter.limits import KEY_LENGTH, WRITE_TIMEOUT
 if TYPE_CHECKING:
     from failbetter.ledger.database import Database
     from failbetter.ledger.holds import HoldRow, Kind
+    from failbetter.ledger.limits import Line
 
 # Jobs in one transaction, and (of a worker) in one round of its duties.
 _BATCH = 500
@@ -27,10 +28,10 @@ _REASON = 2_000
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """A queue, task, group or dependency that is kept waiting.
+    """A queue, task, group or dependency that is kept waiting; or a rate limit that jobs wait for.
 
-    `kind` "queue", "task", "group" or "breaker"; `name` the queue's, the task's, the group's
-    fingerprint, or the breaker's.
+    `kind` "queue", "task", "group", "breaker" or "limit"; `name` the queue's, the task's, the
+    group's fingerprint, the breaker's, or the limit's.
     `active` False: it has ended, and lets go of the jobs it kept at `rate` a second. `jobs`: how
     many wait because of it that a worker has come across (of a queue, where none does: None).
     """
@@ -83,10 +84,16 @@ def resume(database: Database, kind: Kind, name: str, *, rate: float | None = No
 
 
 def every(database: Database) -> list[Hold]:
-    """All holds, oldest first."""
+    """All holds, oldest first; then the rate limits that keep jobs waiting."""
     with database.look() as tx:
         rows = ledger.holds.every(tx)
-    return [_hold(database, row) for row in rows]
+        lines = ledger.limits.every_line(tx)
+    limits: dict[str, list[Line]] = {}
+    for line in lines:
+        limits.setdefault(line.name, []).append(line)
+    return [_hold(database, row) for row in rows] + [
+        _limit(database, of_limit) for of_limit in limits.values()
+    ]
 
 
 def tick(database: Database) -> bool:
@@ -123,6 +130,14 @@ def _let_go(database: Database, number: int, most: int, timeout: float) -> int:
     if count:
         database.wake()
     return count
+
+
+def _limit(database: Database, lines: list[Line]) -> Hold:
+    with database.look() as tx:
+        jobs = sum(ledger.limits.count_in_line(tx, line.id, MOST) for line in lines)
+    since = to_datetime(min(line.since for line in lines))
+    assert since is not None
+    return Hold("limit", lines[0].name, True, lines[0].says, None, since, None, jobs)
 
 
 def _check_name(kind: str, name: str) -> None:

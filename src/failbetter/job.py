@@ -296,8 +296,12 @@ class Job:
             return self._held_by(row, at)
         with self._database.look() as tx:
             hold = ledger.holds.on(tx, row)
+            line = None if row.held is None else ledger.limits.line_of(tx, row)
         if hold is not None:
             return _end_of(hold)
+        if line is not None:
+            next_at = _at(max(line.next_at, at)).isoformat(timespec="seconds")
+            return f"rate limit {line.name}: {line.says}, next about {next_at}"
         if row.run_at > at:
             return f"its time, {_at(row.run_at).isoformat(timespec='seconds')}"
         if row.exclusive_key is not None:

@@ -10,6 +10,7 @@ from failbetter.breaker import Breaker
 from failbetter.durations import Duration, seconds
 from failbetter.lifecycle.backoff import Backoff, coerce
 from failbetter.lifecycle.policy import DEFAULT_BACKOFF, OnLost, OnPartial, Policy, Replay
+from failbetter.rate_limit import RateLimit
 from failbetter.task import OnMissing, Options, check_priority, check_queue
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def options_of(
     recover_within: Duration | None = None,
     stalled_after: Duration | None = None,
     breaker: Breaker | None = None,
+    rate_limit: RateLimit | None = None,
     version: Callable[..., object] | None = None,
     on_missing: OnMissing = "fail",
     **unknown: Any,
@@ -68,6 +70,8 @@ def options_of(
         raise TypeError(f"task {task}: verify is a callable from an effect and the arguments")
     if breaker is not None and not isinstance(breaker, Breaker):
         raise TypeError(f"task {task}: breaker is a failbetter.Breaker, not {breaker!r}")
+    if rate_limit is not None and not isinstance(rate_limit, RateLimit):
+        raise TypeError(f"task {task}: rate_limit is a failbetter.RateLimit, not {rate_limit!r}")
     delays = None if isinstance(backoff, Backoff) or not callable(backoff) else backoff
     policy = Policy(
         max_attempts=_at_least_one(task, "max_attempts", max_attempts),
@@ -85,6 +89,7 @@ def options_of(
         stalled_after=None if stalled_after is None else seconds(stalled_after),
         verify=verify is not None,
         breaker=None if breaker is None else breaker.policy(task),
+        rate_limit=None if rate_limit is None else rate_limit.policy(task),
     )
     return Options(
         policy=policy,

@@ -125,7 +125,7 @@ def test_a_lane_full_of_held_jobs_hides_nothing_for_long(app: App, at: Ledger) -
     with at.database.write() as tx:
         held = ledger.holds.standing(tx, to_claim=True)
         found, _ = claims.look(tx, [], NOW, held)
-        claimed, more = claims.claim_in(tx, 1, found, 3, NOW, held)
+        claimed, more, _ = claims.claim_in(tx, 1, found, 3, NOW, held)
     assert (claimed, more) == ([], True)  # it says that it has not looked through
     for _ in range(10):
         if claimed := at.claim(limit=3):

@@ -308,6 +308,21 @@ def call(service: str) -> None:
             raise ConnectionError("the service is down")
 
 
+MAILER = failbetter.RateLimit(10, per=1, name="mailer")
+
+
+@task(rate_limit=MAILER)
+def mail(n: int, seconds: float = 0.0) -> None:
+    with told():
+        time.sleep(seconds)
+
+
+@task(rate_limit=MAILER)
+async def amail(n: int, seconds: float = 0.0) -> None:
+    with told():
+        await asyncio.sleep(seconds)
+
+
 @task(max_attempts=1)
 def deliver(url: str, n: int, address: str | None) -> None:
     """Needs a service, and has a bug."""

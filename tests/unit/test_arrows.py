@@ -46,7 +46,9 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"resume"}),  # lists that a body works through
     frozenset({"running"}),  # the handle in a body; the worker's child sets it
     frozenset({"job"}),  # the handle from outside
-    frozenset({"alerts", "recovery", "triage", "holds", "breaker", "mirror", "retention"}),
+    frozenset(
+        {"alerts", "breaker", "holds", "mirror", "rate_limit", "recovery", "retention", "triage"}
+    ),
     frozenset({"health"}),  # also of recovery's own
     FRONT,
     frozenset({"__init__"}),

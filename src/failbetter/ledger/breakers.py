@@ -13,7 +13,7 @@ from sqlalchemy import insert, null, select, update
 
 from failbetter import ids
 from failbetter.durations import micros
-from failbetter.ledger import holds
+from failbetter.ledger import holds, limits
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import breakers, jobs
 from failbetter.ledger.schema import holds as hold_rows
@@ -137,7 +137,7 @@ def probe(tx: Tx, number: int) -> bool:
     now = tx.now()
     if hold.probe is not None:
         found = tx.row(PROBED_JOB, hold.probe)
-        if found is not None and _is_under_way(*found[1:], now=now):
+        if found is not None and _is_under_way(tx, *found[1:], now=now):
             return False
         if found is not None and found[0] == State.SUCCEEDED:
             return holds.end(tx, hold, hold.rate)
@@ -151,7 +151,10 @@ def probe(tx: Tx, number: int) -> bool:
 
 
 def _is_under_way(
-    live: int | None, claimed: int | None, run_at: int, held: int | None, *, now: int
+    tx: Tx, live: int | None, claimed: int | None, run_at: int, held: int | None, *, now: int
 ) -> bool:
-    """Whether a probe runs or waits for a worker. One that waits to run again has failed."""
-    return bool(live) and held is None and (bool(claimed) or run_at <= now)
+    """Whether a probe runs, or waits for a worker or a rate limit. One that waits to run again has
+    failed."""
+    if not live or not (claimed or run_at <= now):
+        return False
+    return held is None or limits.is_line(tx, held)

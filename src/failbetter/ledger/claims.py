@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import literal_column, null, select, true, tuple_, update
 
 from failbetter.faultpoints import passing
-from failbetter.ledger import holds, supersession
+from failbetter.ledger import holds, limits, supersession
 from failbetter.ledger.acts import cancel_as_asked
 from failbetter.ledger.mirrors import follow
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
@@ -57,6 +57,8 @@ class Claimed(msgspec.Struct, gc=False):
     """Of the last failure, if it has failed before."""
     subject: str | None
     version: int | None
+    permit: int | None = None
+    """Of a rate limit's: until when (µs since the epoch) its body may begin. Not of its row."""
 
     @property
     def about(self) -> About | None:
@@ -68,10 +70,13 @@ class Claimed(msgspec.Struct, gc=False):
     def must_last(self, *, outlived: bool) -> bool:
         """Whether the claim must be on disk before the body begins.
 
-        Else a power cut may undo it, and the body runs a second time; or a server's crash, which
-        the worker outlives, and then it may run beside another one of its exclusive key.
+        Else a power cut may undo it, and the body runs a second time, or its permit is forgotten;
+        or a server's crash, which the worker outlives, and then it may run beside another one of
+        its exclusive key.
         """
-        return self.policy.on_lost == "fail" or (outlived and self.exclusive_key is not None)
+        if self.policy.on_lost == "fail" or self.permit is not None:
+            return True
+        return outlived and self.exclusive_key is not None
 
     @property
     def policy(self) -> Policy:
@@ -94,12 +99,17 @@ class Claimed(msgspec.Struct, gc=False):
 
 
 class Lane(msgspec.Struct, frozen=True):
-    """Waiting jobs that differ only in age. `run_at`: of the first of them."""
+    """Waiting jobs that differ only in age. `run_at`: of the first of them.
+
+    `line`: they wait for the limit `limit` in the line of this id; `run_at` is when one may begin.
+    """
 
     rank: int
     queue: str
     careful: int
     run_at: int
+    line: int | None = None
+    limit: str = ""
 
 
 def is_attempt() -> tuple[ColumnElement[bool], ...]:
@@ -216,6 +226,34 @@ _key_is_free = ~(
     .where(_holder.c.exclusive_key == jobs.c.exclusive_key, _holder.c.claimed == ONE)
     .exists()
 )
+CLAIM_IN_LINE = Prepared(
+    lambda kind: (
+        update(jobs)
+        .values(held=null(), **_take)
+        .where(
+            _registered,
+            kind.among(
+                jobs.c.id,
+                select(jobs.c.id)
+                .where(jobs.c.held == b("line"))
+                .order_by(jobs.c.id)
+                .limit(b("limit"))
+                .offset(ZERO)
+                .with_for_update(skip_locked=True),
+            ),
+        )
+        .returning(*CLAIMED_COLUMNS)
+    ),
+    "worker worker line limit",
+)
+FREE_IN_LINE = Prepared(
+    select(jobs.c.id, jobs.c.exclusive_key)
+    .where(jobs.c.held == b("line"), _key_is_free)
+    .order_by(jobs.c.id)
+    .limit(b("limit"))
+    .offset(ZERO),
+    "line limit",
+)
 FREE_TO_RUN = Prepared(
     select(jobs.c.id, jobs.c.exclusive_key)
     .where(*_in_lane, _key_is_free)
@@ -224,13 +262,20 @@ FREE_TO_RUN = Prepared(
     .offset(ZERO),
     "rank queue careful now limit",
 )
-CLAIM_ONE = Prepared(
+_take_one = (
     update(jobs)
-    .values(_take)
     .where(jobs.c.id == b("id"), jobs.c.live == ONE, jobs.c.claimed.is_(None))
-    .where(jobs.c.held.is_(None), _key_is_free, _registered)
-    .returning(*CLAIMED_COLUMNS),
+    .returning(*CLAIMED_COLUMNS)
+)
+CLAIM_ONE = Prepared(
+    _take_one.values(_take).where(jobs.c.held.is_(None), _key_is_free, _registered),
     "worker id worker",
+)
+CLAIM_ONE_IN_LINE = Prepared(
+    _take_one.values(held=null(), **_take).where(
+        jobs.c.held == b("line"), _key_is_free, _registered
+    ),
+    "worker id line worker",
 )
 REGISTERED = Prepared(
     select(workers.c.id).where(workers.c.id == b("id")).with_for_update(read=True, key_share=True),
@@ -276,13 +321,20 @@ _PASSED_OVER = 100_000
 def lanes(tx: Tx, queues: Sequence[str]) -> list[Lane]:
     """The lanes in which jobs wait, best first. `queues` empty: all but those of drills.
 
-    With queues given, they go before one another in that order; within, by priority, then by the
-    age of the lane's first job. A few index looks for each lane, however many jobs there are.
+    With queues given, they go before one another in that order; within, by priority; what waited
+    for a limit first; then by the age of the lane's first job. A few index looks for each lane,
+    however many jobs there are.
     """
     all_lanes = _lanes_at_once(tx) if tx.kind.walks_indexes else _lanes_one_by_one(tx)
+    all_lanes += [
+        Lane(line.rank, line.queue, line.careful, line.next_at, line.id, line.name)
+        for line in limits.every_line(tx)
+    ]
     found = [lane for lane in all_lanes if _meant(lane.queue, queues)]
     order = {queue: place for place, queue in enumerate(queues)}
-    found.sort(key=lambda lane: (order.get(lane.queue, 0), lane.rank, lane.run_at))
+    found.sort(
+        key=lambda lane: (order.get(lane.queue, 0), lane.rank, lane.line is None, lane.run_at)
+    )
     return found
 
 
@@ -311,7 +363,7 @@ def _lanes_at_once(tx: Tx) -> list[Lane]:
 def any_live(tx: Tx, queues: Sequence[str]) -> bool:
     """Whether any job of these queues (none given: of all but drills') waits or is claimed.
 
-    What is held on purpose is not waited for.
+    What is held on purpose is not waited for; what waits for a rate limit is.
     """
     held = holds.standing(tx).queues
     if any(lane.queue not in held for lane in lanes(tx, queues)):
@@ -341,36 +393,45 @@ def claim(
     """
     held = holds.standing(tx, to_claim=True)
     found, due = look(tx, queues, now, held)
-    claimed, _ = claim_in(tx, worker, found, limit, now, held)
-    return claimed, due
+    claimed, _, next_at = claim_in(tx, worker, found, limit, now, held)
+    return claimed, min((at for at in (due, next_at) if at is not None), default=None)
 
 
 def claim_in(
     tx: Tx, worker: int, found: Sequence[Lane], limit: int, now: int, held: holds.Standing
-) -> tuple[list[Claimed], bool]:
+) -> tuple[list[Claimed], bool, int | None]:
     """Claim up to `limit` jobs of the lanes that `look` has found, and park what is held of them.
 
     Also whether there may be more: so there may when as many as asked for were claimed, or when
-    a lane was left because so much of it was held. `held`: as it stays until the transaction's end.
+    a lane was left because so much of it was held. And when the next of those may begin that were
+    found to have to wait for a limit. `held`: as it stays until the transaction's end.
     """
     claimed: list[Claimed] = []
     left_off = False
+    permits = limits.Permits(tx)
     for lane in found:
         if len(claimed) >= limit:
             break
         if lane.queue not in held.queues:
-            more, is_through = _claim_free(tx, worker, lane, limit - len(claimed), now, held)
+            claim = _claim_in_line if lane.line is not None else _claim_free
+            more, is_through = claim(tx, worker, lane, limit - len(claimed), now, held, permits)
             claimed += more
             left_off = left_off or not is_through
-    may_be_more = left_off or len(claimed) >= limit
-    claimed = supersession.let_through(tx, worker, claimed, now)
+    permits.write()
+    may_be_more = left_off or permits.more or len(claimed) >= limit
     if claimed:
         passing("after_claim")
-    return claimed, may_be_more
+    return claimed, may_be_more, permits.next_at()
 
 
 def _claim_free(
-    tx: Tx, worker: int, lane: Lane, limit: int, now: int, held: holds.Standing
+    tx: Tx,
+    worker: int,
+    lane: Lane,
+    limit: int,
+    now: int,
+    held: holds.Standing,
+    permits: limits.Permits,
 ) -> tuple[list[Claimed], bool]:
     """Of one lane, what is not held; and whether it was looked through."""
     claim = _claim_carefully if lane.careful else _claim_lane
@@ -378,12 +439,52 @@ def _claim_free(
     for _ in range(_TURNS_IN_LANE):
         asked = limit - len(free)
         claimed = claim(tx, worker, lane, asked, now)
-        let_through = holds.park(tx, claimed, held)
-        free += let_through
+        may_begin = _those_that_may_begin(tx, worker, lane, claimed, now, held, permits)
+        free += may_begin
         # What was parked has made room for others.
-        if len(let_through) == len(claimed) or len(claimed) < asked:
+        if len(may_begin) == len(claimed) or len(claimed) < asked:
             return free, True
     return free, False
+
+
+def _claim_in_line(
+    tx: Tx,
+    worker: int,
+    lane: Lane,
+    limit: int,
+    now: int,
+    held: holds.Standing,
+    permits: limits.Permits,
+) -> tuple[list[Claimed], bool]:
+    """Of one line, what may begin now; and whether no more may."""
+    assert lane.line is not None
+    asked = min(limit, permits.room(lane.limit))
+    if asked <= 0:
+        return [], True
+    if lane.careful:
+        free = tx.rows(FREE_IN_LINE, lane.line, asked)
+        claimed = _claim_keys(tx, free, CLAIM_ONE_IN_LINE, worker, lane.line, worker)
+    else:
+        rows = tx.rows(CLAIM_IN_LINE, worker, worker, lane.line, asked)
+        claimed = sorted((Claimed(*row) for row in rows), key=lambda job: job.id)
+    permits.end_if_empty(lane.line, lane.limit)
+    may_begin = _those_that_may_begin(tx, worker, lane, claimed, now, held, permits)
+    return may_begin, len(may_begin) == len(claimed)
+
+
+def _those_that_may_begin(
+    tx: Tx,
+    worker: int,
+    lane: Lane,
+    claimed: list[Claimed],
+    now: int,
+    held: holds.Standing,
+    permits: limits.Permits,
+) -> list[Claimed]:
+    """Of what was just claimed, what nothing keeps; the rest is parked, or has come to its end."""
+    not_held = holds.park(tx, claimed, held)
+    in_date = supersession.let_through(tx, worker, not_held, now)
+    return permits.let_through(in_date, lane, now)
 
 
 def _claim_lane(tx: Tx, worker: int, lane: Lane, limit: int, now: int) -> list[Claimed]:
@@ -401,12 +502,19 @@ def _claim_lane(tx: Tx, worker: int, lane: Lane, limit: int, now: int) -> list[C
 
 def _claim_carefully(tx: Tx, worker: int, lane: Lane, limit: int, now: int) -> list[Claimed]:
     free = tx.rows(FREE_TO_RUN, lane.rank, lane.queue, lane.careful, now, limit)
+    return _claim_keys(tx, free, CLAIM_ONE, worker, worker)
+
+
+def _claim_keys(
+    tx: Tx, free: Sequence[tuple[int, str]], statement: Prepared, worker: int, *others: int
+) -> list[Claimed]:
+    """Claim the first job of each exclusive key. `free`: (id, key) each."""
     first_of_key = {key: number for number, key in reversed(free)}
     claimed = []
     for key, number in first_of_key.items():
         if not tx.try_lock(f"exclusive {key}"):
             continue  # another worker is about to claim one of this key
-        rows = tx.rows(CLAIM_ONE, worker, number, worker)
+        rows = tx.rows(statement, worker, number, *others)
         claimed += [Claimed(*row) for row in rows]
     claimed.sort(key=lambda job: (job.run_at, job.id))
     return claimed

@@ -200,10 +200,10 @@ def counts_by(tx: Tx, states: Sequence[str], limit: int) -> dict[str, int]:
 def oldest_due(tx: Tx, now: int) -> int | None:
     """When the longest-waiting claimable job fell due; None when none waits.
 
-    What is held on purpose is no news.
+    What is held on purpose is no news, nor what waits for a rate limit.
     """
     held = holds.standing(tx).queues
-    lanes = [lane for lane in claims.lanes(tx, []) if lane.queue not in held]
+    lanes = [lane for lane in claims.lanes(tx, []) if lane.queue not in held and lane.line is None]
     return min((lane.run_at for lane in lanes if lane.run_at <= now), default=None)
 
 

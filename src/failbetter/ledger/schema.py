@@ -75,7 +75,7 @@ jobs = Table(
     Column("subject", String(KEY_LENGTH)),
     # With the subject: a job whose version is below that of the last success is out of date.
     Column("version", BigInteger),
-    # The hold that keeps it waiting; then `rank` is NULL, so that no claim comes across it.
+    # The hold or line in which it waits; then `rank` is NULL, so that no claim comes across it.
     Column("held", BigInteger),
     Column("tags", Text),
     Column("result", Text),
@@ -387,11 +387,25 @@ limits = Table(
     "failbetter_limits",
     metadata,
     # How many bodies may begin (`count`) in any `per` microseconds, as the newest job said that
-    # came across it; and when the last ones began, as JSON.
+    # came across it (`said_by`); and until when the last ones had to begin, as JSON.
     Column("name", String(KEY_LENGTH), primary_key=True),
     Column("count", BigInteger, nullable=False),
     Column("per", BigInteger, nullable=False),
     Column("begun", Text, nullable=False),
+    Column("said_by", BigInteger, nullable=False),
+)
+
+lines = Table(
+    "failbetter_lines",
+    metadata,
+    # Where jobs wait for a limit (`name`), apart by what a claim goes by: `held` on their rows is
+    # the line's id. It is there as long as some wait.
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("name", String(KEY_LENGTH), nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("queue", String(KEY_LENGTH), nullable=False),
+    Column("careful", SmallInteger, nullable=False),
+    Column("since", BigInteger, nullable=False),
 )
 
 edits = Table(

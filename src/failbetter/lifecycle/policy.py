@@ -26,6 +26,14 @@ class Breaking(msgspec.Struct, frozen=True, omit_defaults=True):
     rate: float | None = None
 
 
+class Limiting(msgspec.Struct, frozen=True):
+    """How many bodies may begin in which time, of all jobs of a name: see failbetter.RateLimit."""
+
+    name: str
+    count: Budget
+    per: Seconds
+
+
 class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     """Budgets and limits; durations in seconds. A default policy is stored as `{}`."""
 
@@ -47,6 +55,7 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     breaker: Breaking | None = None
     silent: bool = False
     """Whether its jobs' ends are no events: those of hooks and alerts, so that nothing loops."""
+    rate_limit: Limiting | None = None
 
     def to_json(self) -> str:
         """The policy as the row keeps it: only what differs from the defaults."""

@@ -81,6 +81,14 @@ class Channel:
         reply = self.ask("outdated", handout.id, handout.fence, "", None)
         return reply.value == "true"
 
+    def permit(self, handout: Handout, tries: int) -> int | None:
+        """Ask for another permit of the job's rate limit: its term; None: it must wait.
+
+        `tries`: how many were asked for in vain, because their terms were over too soon.
+        """
+        reply = self.ask("permit", handout.id, handout.fence, "", str(tries))
+        return None if reply.value is None else int(reply.value)
+
     def _listen(self) -> None:
         lines = Lines(ToChild)
         while True:

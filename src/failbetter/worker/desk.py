@@ -16,7 +16,7 @@ import msgspec
 from failbetter import ids
 from failbetter.errors import LedgerError
 from failbetter.faultpoints import passing
-from failbetter.ledger import claims, holds, hooks, registry
+from failbetter.ledger import claims, holds, hooks, limits, registry
 from failbetter.ledger.endings import Error, Settlement, is_recorded, settle
 from failbetter.lifecycle.decide import Items, Outcome, decide
 from failbetter.lifecycle.states import Cause, State
@@ -60,6 +60,8 @@ class Desk:
         self._begun_mirrored: list[tuple[int, str]] = []
         self._give_back: list[tuple[int, int, int]] = []
         self._requests: list[tuple[Request, Callable[[Reply], None]]] = []
+        self._permits: list[tuple[str, int]] = []
+        self._asked: list[tuple[Claimed, Request, Callable[[Reply], None]]] = []
         self._queues = msgspec.json.decode(worker.queues, type=list[str])
         self._failures = 0
         self._not_before = 0.0
@@ -132,6 +134,9 @@ class Desk:
     def give_back(self, job: Claimed) -> None:
         """A claimed job whose body will not begin here."""
         self.give_back_fence(job.id, job.fence)
+        limiting = job.policy.rate_limit
+        if limiting is not None and job.permit is not None:
+            self._permits.append((limiting.name, job.permit))
 
     def give_back_fence(self, number: int, fence: int) -> None:
         """As `give_back`, for a job that is known by its id only."""
@@ -141,6 +146,10 @@ class Desk:
         """A body asks for an effect to be written."""
         self._requests.append((message, reply))
 
+    def ask_permit(self, job: Claimed, message: Request, reply: Callable[[Reply], None]) -> None:
+        """A body was about to begin when its permit's term was over: it asks for another."""
+        self._asked.append((job, message, reply))
+
     @property
     def must_write(self) -> bool:
         """Whether something waits to be written."""
@@ -148,6 +157,7 @@ class Desk:
             self._endings
             or self._undecided
             or self._requests
+            or self._asked
             or self._begun
             or self._give_back
             or self._connected() not in (None, self._connection)
@@ -179,6 +189,7 @@ class Desk:
         durable = bool(self.waiting or self._requests)
         self.more = False
         try:
+            self._give_permits()
             found = None if self.must_write or self._failures else self._look()
             if found == []:
                 return []
@@ -197,6 +208,7 @@ class Desk:
                 if self._give_back:
                     claims.give_back(tx, self._give_back, tx.now())
                 claimed = self._claim(tx, room, found)
+                self._give_back_permits(tx)
         except LedgerError as error:
             self.put_off(error, now)
             return []
@@ -207,6 +219,36 @@ class Desk:
         self._after(judged, refused)
         tell_opened(opened)
         return claimed if durable or self._is_safe(claimed, now) else []
+
+    def _give_permits(self) -> None:
+        """Answer those that ask for another permit: at once, in a transaction of its own.
+
+        Because limits are locked last (see ledger.limits), and bodies wait to begin.
+        """
+        if not self._asked:
+            return
+        with self._database.write(timeout=_TURN) as tx:
+            permits = limits.Permits(tx)
+            given = []
+            for job, message, _ in self._asked:
+                limiting = job.policy.rate_limit
+                assert limiting is not None
+                stale = None if self._failures else job.permit
+                given.append(permits.again(limiting, stale, int(message.value or 0)))
+            permits.write()
+        for (job, message, send), term in zip(self._asked, given, strict=True):
+            job.permit = term
+            send(Reply(message.request, "done", None if term is None else str(term)))
+        self._asked.clear()
+
+    def _give_back_permits(self, tx: Tx) -> None:
+        # After a failure they may have been given back already, as another's would then be.
+        if self._permits and not self._failures:
+            permits = limits.Permits(tx)
+            for name, term in self._permits:
+                permits.give_back(name, term)
+            permits.write()
+            self.more = True
 
     def _connected(self) -> int | None:
         """Which connection in a row it is; None where there is but one, or none just now."""
@@ -256,7 +298,9 @@ class Desk:
         held = holds.standing(tx, to_claim=True)
         if found is None:
             found, self.due = claims.look(tx, self._queues, now, held)
-        claimed, self.more = claims.claim_in(tx, self.worker.id, found, room, now, held)
+        claimed, self.more, next_at = claims.claim_in(tx, self.worker.id, found, room, now, held)
+        if next_at is not None and (self.due is None or next_at < self.due):
+            self.due = next_at
         return claimed
 
     def _after(self, judged: list[Settlement], refused: list[Settlement]) -> None:
@@ -277,6 +321,7 @@ class Desk:
         self._begun.clear()
         self._begun_mirrored.clear()
         self._give_back.clear()
+        self._permits.clear()
         self._requests.clear()
 
     def put_off(self, error: LedgerError, now: float) -> None:

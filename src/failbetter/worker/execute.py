@@ -169,6 +169,12 @@ class Executor:
                 self._channel.tell(_ended(attempt, Cause.REFUSED, verdict="discard"))
                 return None
             now = ledger_time(handout)
+        if handout.begin_by is not None:
+            permitted = self._permitted(handout, handout.begin_by)
+            if permitted is None:
+                self._channel.tell(_ended(attempt, Cause.REFUSED, verdict="wait"))
+                return None
+            now = permitted
         attempt.task = task
         with self._ring_lock:
             self._ring.begin(handout.id, handout.fence, time.monotonic_ns())
@@ -195,6 +201,17 @@ class Executor:
             handout.version,
         )
         return attempt
+
+    def _permitted(self, handout: Handout, begin_by: int) -> int | None:
+        """When the body begins, within its rate limit; None: it must wait."""
+        tries = 0
+        while (now := ledger_time(handout)) > begin_by:
+            permit = self._channel.permit(handout, tries)
+            if permit is None:
+                return None
+            begin_by = permit
+            tries += 1
+        return now
 
     def _transact(
         self,

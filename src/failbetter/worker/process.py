@@ -172,6 +172,7 @@ class Child:
             job.expires_at,
             self.epoch,
             job.version,
+            job.permit,
         )
         try:
             self._out.send(pack_handout(message, job.payload.encode()))

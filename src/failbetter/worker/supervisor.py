@@ -344,7 +344,9 @@ class Supervisor:
                     bodies += 1
             elif isinstance(message, Ended):
                 job = child.ended(message.id, message.fence)
-                if job is not None:
+                if job is not None and message.verdict == "wait":
+                    self._desk.give_back(job)
+                elif job is not None:
                     self._desk.ended(told(job, message, child.code))
                     if message.begun_at is not None:
                         spent += message.ended_at - message.begun_at
@@ -372,6 +374,10 @@ class Supervisor:
         job = child.handed.get(message.id)
         if message.kind == "payload":
             child.answer(Reply(message.request, "done", job.payload if job else None))
+        elif message.kind == "permit" and job is not None:
+            self._desk.ask_permit(job, message, child.answer)
+        elif message.kind == "permit":
+            child.answer(Reply(message.request, "done", None))
         else:
             is_progress = message.kind in PROGRESS
             self._desk.request(message, child.asks(message.id, is_progress=is_progress))

@@ -38,6 +38,9 @@ class Handout(msgspec.Struct, array_like=True, frozen=True, gc=False):
     may be wrong, or be set while a body runs."""
     version: int | None = None
     """Of what the job is about, if that has versions."""
+    begin_by: int | None = None
+    """Until when its body may begin, if a rate limit says so; after that, another permit is to be
+    asked for."""
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):

@@ -18,7 +18,18 @@ def upgrade() -> None:
         sa.Column("count", sa.BigInteger(), nullable=False),
         sa.Column("per", sa.BigInteger(), nullable=False),
         sa.Column("begun", sa.Text(), nullable=False),
+        sa.Column("said_by", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
+        "failbetter_lines",
+        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("name", sa.String(length=190), nullable=False),
+        sa.Column("rank", sa.Integer(), nullable=False),
+        sa.Column("queue", sa.String(length=190), nullable=False),
+        sa.Column("careful", sa.SmallInteger(), nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
         "failbetter_edits",
