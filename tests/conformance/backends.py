@@ -7,12 +7,16 @@ class with the same methods and put it into BACKENDS; no test needs to be touche
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import psycopg
+import pymysql
+from sqlalchemy import make_url
+from tests.servers import mariadb
 from tests.servers.postgres import fresh_database, shared_server
 
 from failbetter.ledger import migrate
@@ -104,10 +108,94 @@ class PostgreSQL:
             yield
 
 
+class MariaDB:
+    """A database of its own on the test run's private server."""
+
+    name = "mariadb"
+
+    @contextlib.contextmanager
+    def empty(self, folder: Path) -> Iterator[str]:
+        url = mariadb.shared_server().new_database()
+        try:
+            yield url
+        finally:
+            mariadb.shared_server().drop_database(url)
+
+    @contextlib.contextmanager
+    def migrated(self, folder: Path) -> Iterator[str]:
+        url = mariadb.fresh_database("ledger", _migrate)
+        try:
+            yield url
+        finally:
+            mariadb.shared_server().drop_database(url)
+
+    @contextlib.contextmanager
+    def occupied(self, url: str) -> Iterator[None]:
+        with _all_locked(url):
+            yield
+
+
+class MySQL:
+    """A database of its own on a MySQL server that is named by $FAILBETTER_TEST_MYSQL_URL.
+
+    Such as mysql+pymysql://root:secret@127.0.0.1:3306/; its user may make databases.
+    """
+
+    name = "mysql"
+
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url)
+        self._count = 0
+
+    @contextlib.contextmanager
+    def empty(self, folder: Path) -> Iterator[str]:
+        self._count += 1
+        name = f"failbetter_test_{os.getpid()}_{self._count}"
+        self._ask(f"CREATE DATABASE {name}")
+        try:
+            yield self._url.set(database=name).render_as_string(hide_password=False)
+        finally:
+            self._ask(f"DROP DATABASE {name}")
+
+    @contextlib.contextmanager
+    def migrated(self, folder: Path) -> Iterator[str]:
+        with self.empty(folder) as url:
+            _migrate(url)
+            yield url
+
+    @contextlib.contextmanager
+    def occupied(self, url: str) -> Iterator[None]:
+        with _all_locked(url):
+            yield
+
+    def _ask(self, statement: str) -> None:
+        with _connect(self._url.render_as_string(hide_password=False)) as link:
+            link.cursor().execute(statement)
+
+
+@contextlib.contextmanager
+def _all_locked(url: str) -> Iterator[None]:
+    """Nobody may write to a ledger on MySQL or MariaDB; everybody may read."""
+    with _connect(url) as link:
+        locks = ", ".join(f"{table} READ" for table in metadata.tables)
+        link.cursor().execute(f"LOCK TABLES {locks}")
+        yield
+
+
+@contextlib.contextmanager
+def _connect(url: str) -> Iterator[pymysql.connections.Connection]:  # type: ignore[type-arg]
+    given = make_url(url).translate_connect_args(username="user")
+    with contextlib.closing(pymysql.connect(**given, autocommit=True)) as link:
+        yield link
+
+
 def _migrate(url: str) -> None:
     database = Database(url)
     migrate.upgrade(database)
     database.close()
 
 
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (SQLite(), PostgreSQL())}
+_all: list[Backend] = [SQLite(), PostgreSQL(), MariaDB()]
+if _given := os.environ.get("FAILBETTER_TEST_MYSQL_URL"):
+    _all.append(MySQL(_given))
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _all}

@@ -15,6 +15,7 @@ from failbetter.ledger.database import Database
 from failbetter.ledger.endings import Error, Settlement, settle
 from failbetter.ledger.enqueue import NewJob, insert_jobs
 from failbetter.ledger.filters import Filters
+from failbetter.ledger.kinds.mysql import MySQL
 from failbetter.ledger.kinds.postgres import Postgres
 from failbetter.ledger.kinds.sqlite import SQLite
 from failbetter.ledger.reads import AttemptRow, JobRow
@@ -38,7 +39,7 @@ def wall() -> int:
 
 def set_clocks(monkeypatch: pytest.MonkeyPatch, now: int) -> None:
     """For every ledger, it is that time for as long as the patch holds."""
-    for kind in (SQLite, Postgres):
+    for kind in (SQLite, Postgres, MySQL):
         monkeypatch.setattr(kind, "now", lambda self: now)
 
 

@@ -22,27 +22,27 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PREFIX: Final = "failbetter-postgres-"
+PREFIX: Final = "failbetter-server-"
 
 _MEMORY: Final = Path("/dev/shm")
 _ROOM: Final = 2 * 2**30
 """Bytes that have to be free in memory for a server to go there."""
 
 
-def as_server_user(command: Sequence[str | Path]) -> list[str]:
+def as_server_user(command: Sequence[str | Path], user: str = "postgres") -> list[str]:
     """The command as a user who may run a server, which root may not; it dies with its parent.
 
     To the kernel, the parent is the *thread* that started it.
     """
-    user = ["--reuid", "postgres", "--regid", "postgres", "--init-groups"]
-    return ["setpriv", "--pdeathsig", "QUIT", *(user if os.geteuid() == 0 else []), "--",
+    other = ["--reuid", user, "--regid", user, "--init-groups"]
+    return ["setpriv", "--pdeathsig", "QUIT", *(other if os.geteuid() == 0 else []), "--",
             *map(str, command)]  # fmt: skip
 
 
-def give_away(path: Path) -> None:
+def give_away(path: Path, user: str = "postgres") -> None:
     """Let the user who runs the server own it."""
     if os.geteuid() == 0:
-        shutil.chown(path, "postgres", "postgres")
+        shutil.chown(path, user, user)
 
 
 def free_port() -> int:
@@ -64,17 +64,17 @@ class Home:
     as long.
     """
 
-    def __init__(self, *, fast: bool, data_parent: Path | None) -> None:
+    def __init__(self, *, fast: bool, data_parent: Path | None, user: str = "postgres") -> None:
         sweep()
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_fast_parent() if fast else None))
-        give_away(self.path)
+        give_away(self.path, user)
         self.lock = (self.path / "lock.new").open("w")
         fcntl.flock(self.lock, fcntl.LOCK_EX)
         (self.path / "lock.new").rename(self.path / "lock")
         self.data = self.path / "data"
         if data_parent is not None:
             self.data = Path(tempfile.mkdtemp(prefix=PREFIX, dir=data_parent.resolve()))
-            give_away(self.data)
+            give_away(self.data, user)
 
     def note_memory(self) -> None:
         """Note the key of a started server's System V memory: its data may be gone before us."""

@@ -72,6 +72,7 @@ PUBLIC_NAMES_ONLY = frozenset({"cli", "demo", "web"})
 LATE_IMPORTS: dict[tuple[str, str], str] = {
     ("failbetter.ledger.kinds", "failbetter.ledger.kinds.sqlite"): "loads its driver",
     ("failbetter.ledger.kinds", "failbetter.ledger.kinds.postgres"): "its driver is optional",
+    ("failbetter.ledger.kinds", "failbetter.ledger.kinds.mysql"): "its driver is optional",
     ("failbetter.worker.status", "failbetter.worker.endpoint"): "brings an HTTP server along",
 }
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from failbetter.ledger.kinds.postgres import clock
-from failbetter.ledger.kinds.postgres.clock import Clock
+from failbetter.ledger.kinds import clock
+from failbetter.ledger.kinds.clock import Clock
 
 HOUR = 3_600_000_000
 

@@ -19,6 +19,9 @@ def kind(url: str, schema: str | None = None) -> Kind:
         ("sqlite:///jobs.db", "sqlite"),
         ("postgresql://shop@db/shop", "postgresql"),
         ("postgresql+psycopg://shop@db/shop", "postgresql"),
+        ("mysql://shop@db/shop", "mysql"),
+        ("mysql+pymysql://shop@db/shop", "mysql"),
+        ("mariadb+pymysql://shop@db/shop", "mysql"),
     ],
 )
 def test_known(url: str, name: str) -> None:
@@ -26,7 +29,13 @@ def test_known(url: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["mysql://db/shop", "postgresql+psycopg2://db/shop", "sqlite+aiosqlite:///jobs.db"]
+    "url",
+    [
+        "oracle://db/shop",
+        "mysql+mysqldb://db/shop",
+        "postgresql+psycopg2://db/shop",
+        "sqlite+aiosqlite:///jobs.db",
+    ],
 )
 def test_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="not supported"):
@@ -38,8 +47,20 @@ def test_sqlite_has_no_schemas() -> None:
         kind("sqlite:///jobs.db", schema="jobs")
 
 
+def test_on_mysql_a_schema_is_a_database() -> None:
+    with pytest.raises(ConfigurationError, match="is a database"):
+        kind("mysql+pymysql://db/shop", schema="jobs")
+    with pytest.raises(ConfigurationError, match="must name a database"):
+        kind("mysql+pymysql://shop@db/")
+
+
 @pytest.mark.parametrize(
-    "url", ["postgresql://shop:hunter2@db/shop", "postgresql://shop@db/shop?password=hunter2"]
+    "url",
+    [
+        "postgresql://shop:hunter2@db/shop",
+        "postgresql://shop@db/shop?password=hunter2",
+        "mysql://shop:hunter2@db/shop",
+    ],
 )
 def test_no_password_is_shown(url: str) -> None:
     assert "hunter2" not in kind(url).shown

@@ -95,7 +95,9 @@ _idle_elsewhere = (
 # trip whether any of them waits for it: most jobs are enqueued while all are busy.
 INSERT_AND_ASK = Prepared(_insert.returning(_idle_elsewhere), _ORDER + " fleet")
 LIVE_OF_KEY = Prepared(
-    select(jobs.c.id).where(jobs.c.unique_key == b("key"), jobs.c.live == ONE),
+    lambda kind: kind.latest(
+        select(jobs.c.id).where(jobs.c.unique_key == b("key"), jobs.c.live == ONE)
+    ),
     "key",
 )
 FIND = Prepared(

@@ -34,7 +34,18 @@ def kind_of(url: URL, *, durable: bool, schema: str | None) -> Kind:
             ) from None
 
         return Postgres(url, durable=durable, schema=schema)
+    if backend in ("mysql", "mariadb"):
+        try:
+            from failbetter.ledger.kinds.mysql import MySQL
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "pymysql":
+                raise
+            raise ConfigurationError(
+                "a ledger on MySQL or MariaDB needs PyMySQL: install failbetter[mysql]"
+            ) from None
+
+        return MySQL(url, durable=durable, schema=schema)
     raise ConfigurationError(
-        f"a ledger on {url.drivername} is not supported by this version; use sqlite:///FILE"
-        " or postgresql+psycopg://USER@HOST/DATABASE"
+        f"a ledger on {url.drivername} is not supported by this version; use sqlite:///FILE,"
+        " postgresql+psycopg://USER@HOST/DATABASE or mysql+pymysql://USER@HOST/DATABASE"
     )

@@ -103,18 +103,13 @@ class Tx(ABC):
         broken, which is raised as ever. `values`: texts, whole numbers, booleans, None; where a
         database insists on types, the columns have theirs.
         """
-        kind = self.kind
         try:
             self.savepoint()
         except Exception as error:  # such as a caller's connection that is in no transaction
             raise Undone(said(error)) from error
         try:
-            before = None if kind.lock_limit is None else self.row(kind.lock_limit)
-            if kind.set_lock_limit is not None:
-                self.row(kind.set_lock_limit, f"{round(LOCK_PATIENCE * 1000)}ms")
-            matched = self.run(statement, *map(self.untyped, values))
-            if before is not None and kind.set_lock_limit is not None:
-                self.row(kind.set_lock_limit, before[0])
+            with self.kind.impatient(self):
+                matched = self.run(statement, *map(self.untyped, values))
             self.keep()
         except Exception as error:  # the driver's, or of a library around the driver
             try:
@@ -220,10 +215,6 @@ class Kind(ABC):
     """Whether only one transaction writes at a time."""
     tells_elsewhere = False
     """Whether workers on other hosts can be woken through the database."""
-    lock_limit: Prepared | None = None
-    """Reads how long a transaction waits for a lock, where rows are locked at all."""
-    set_lock_limit: Prepared | None = None
-    """Sets that, for the rest of the transaction."""
     in_order: Prepared | None = None
     """Where a planner knows little of its tables: has it walk an index in the order that is asked
     for, instead of sorting all that there is for each page, for the rest of the transaction."""
@@ -281,6 +272,18 @@ class Kind(ABC):
         """
 
     # -- statements
+
+    @contextlib.contextmanager
+    def impatient(self, tx: Tx) -> Iterator[None]:
+        """Within the block `tx`, which is in a savepoint, waits for a lock for LOCK_PATIENCE."""
+        yield
+
+    def latest(self, statement: Select[Any]) -> Select[Any]:
+        """The select, but of what is committed by now, where a caller's transaction may see less.
+
+        For what a statement before it has run into.
+        """
+        return statement
 
     def untyped(self, value: object) -> object:
         """A value for a column of unknown type: such that the column's type decides."""

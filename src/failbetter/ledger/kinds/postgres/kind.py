@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 import re
-import stat
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -38,13 +33,15 @@ from failbetter.errors import (
     LedgerUnavailable,
     SchemaMismatch,
 )
-from failbetter.ledger.kinds.base import Kind, as_text
-from failbetter.ledger.kinds.postgres.clock import Clock
+from failbetter.ledger.kinds.base import LOCK_PATIENCE, Kind, Tx, as_text
+from failbetter.ledger.kinds.clock import Clock
+from failbetter.ledger.kinds.meeting import folder_of
 from failbetter.ledger.kinds.postgres.connection import BoundedConnection, PostgresWriter
 from failbetter.ledger.prepared import ZERO, Prepared, Texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from sqlalchemy import URL, ColumnElement, Connection, Select
     from sqlalchemy.engine.interfaces import Dialect
@@ -71,10 +68,6 @@ class Postgres(Kind):
     most_claimed = 500
     outlived = True
     tells_elsewhere = True
-    lock_limit = Prepared(sqlalchemy.text("SELECT current_setting('lock_timeout')"))
-    set_lock_limit = Prepared(
-        sqlalchemy.text("SELECT set_config('lock_timeout', :limit_, true)"), "limit"
-    )
     in_order = Prepared(
         sqlalchemy.text(
             "SELECT set_config('enable_sort', 'off', true),"
@@ -158,19 +151,7 @@ class Postgres(Kind):
         return self.clock.is_set
 
     def fleet_folder(self) -> Path:
-        """A folder of this user's own on this host, by what the URL says, its password aside."""
-        given = self.url.set(password=None).render_as_string()
-        name = hashlib.sha256(f"{given} {self.schema}".encode()).hexdigest()[:16]
-        top = Path(tempfile.gettempdir()) / f"failbetter-{os.getuid()}"
-        with contextlib.suppress(FileExistsError):
-            top.mkdir(mode=0o700)
-        found = top.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            raise ConfigurationError(
-                f"{top} belongs to another user; say App(fleet_folder=…) or set"
-                " FAILBETTER_FLEET_FOLDER to a folder on this host"
-            )
-        return top / name
+        return folder_of(self.url, self.schema)
 
     @contextlib.contextmanager
     def migrating(self, folder: Path) -> Iterator[Connection]:
@@ -193,6 +174,14 @@ class Postgres(Kind):
             yield connection
 
     # -- statements
+
+    @contextlib.contextmanager
+    def impatient(self, tx: Tx) -> Iterator[None]:
+        before = tx.row(_LOCK_LIMIT)
+        tx.row(_SET_LOCK_LIMIT, f"{round(LOCK_PATIENCE * 1000)}ms")
+        yield
+        # After an error the savepoint's rollback restores it.
+        tx.row(_SET_LOCK_LIMIT, before and before[0])
 
     def untyped(self, value: object) -> object:
         return as_text(value)
@@ -282,6 +271,10 @@ class Postgres(Kind):
         return LedgerUnavailable(f"{where}: {text}; nothing was written")
 
 
+_LOCK_LIMIT = Prepared(sqlalchemy.text("SELECT current_setting('lock_timeout')"))
+_SET_LOCK_LIMIT = Prepared(
+    sqlalchemy.text("SELECT set_config('lock_timeout', :limit_, true)"), "limit"
+)
 # Whoever runs the server may ask for more than `on`.
 _DURABLE = (
     "SELECT set_config('synchronous_commit', 'on', true)"
