@@ -127,7 +127,7 @@ class MariaDB:
         try:
             yield url
         finally:
-            mariadb.shared_server().drop_database(url)
+            mariadb.shared_server().give_back("ledger", url)
 
     @contextlib.contextmanager
     def occupied(self, url: str) -> Iterator[None]:

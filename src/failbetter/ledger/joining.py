@@ -12,7 +12,7 @@ import inspect
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, exc
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.orm import Session, scoped_session
 
@@ -167,11 +167,21 @@ class CoreTx(CallersTx):
 
     def run(self, statement: Prepared, *values: object) -> int:
         given = dict(zip(statement.order, values, strict=True))
-        return int(self._execute(statement, given).rowcount)
+        try:
+            return int(self._execute(statement, given).rowcount)
+        except exc.IntegrityError as error:
+            if not self.kind.is_refusal(statement, error):
+                raise
+            return 0
 
     def many(self, statement: Prepared, rows: Sequence[Sequence[object]]) -> int:
         given = [dict(zip(statement.order, row, strict=True)) for row in rows]
-        return int(self._execute(statement, given).rowcount)
+        try:
+            return int(self._execute(statement, given).rowcount)
+        except exc.IntegrityError as error:
+            if not self.kind.is_refusal(statement, error):
+                raise
+        return super().many(statement, rows)
 
     def untyped(self, value: object) -> object:
         # This driver asks the server for the types, and then takes no text for a number.
@@ -208,7 +218,12 @@ class DriverTx(CallersTx):
         return cursor
 
     def run(self, statement: Prepared, *values: object) -> int:
-        cursor = self._execute(statement, values)
+        try:
+            cursor = self._execute(statement, values)
+        except Exception as error:  # the driver's, or of a library around the driver
+            if not self.kind.is_refusal(statement, error):
+                raise
+            return 0
         try:
             return int(cursor.rowcount)
         finally:

@@ -295,6 +295,10 @@ class Kind(ABC):
     ) -> Insert:
         """The insert, but doing nothing where the unique index over `columns` has such a row."""
 
+    def is_refusal(self, statement: Prepared, error: BaseException) -> bool:
+        """Whether the error says only that such an insert has met such a row, and did nothing."""
+        return False
+
     @abstractmethod
     def among(self, column: ColumnElement[Any], chosen: Select[Any]) -> ColumnElement[bool]:
         """Whether the column is among what a limited select finds, which is run once."""

@@ -36,6 +36,7 @@ _IDLE = 28_800
 _LOOK_EVERY = 0.5
 # And asks for that number no more often than this.
 _ASK_EVERY = 0.03
+_MANY = "failbetter_many"
 # Statements or rows that are sent together: so many bytes, of what the server takes at once.
 _AT_ONCE = 1_000_000
 
@@ -122,7 +123,12 @@ class MySQLTx(Tx):
         return int(count)
 
     def run(self, statement: Prepared, *values: object) -> int:
-        return self._execute(self._texts.of(statement), values)
+        try:
+            return self._execute(self._texts.of(statement), values)
+        except pymysql.err.IntegrityError as error:
+            if not self.kind.is_refusal(statement, error):
+                raise
+            return 0
 
     def rows(self, statement: Prepared, *values: object) -> list[tuple[Any, ...]]:
         taking = self._taking_of(statement)
@@ -153,21 +159,36 @@ class MySQLTx(Tx):
             return 0
         text = self._texts.of(statement)
         if not isinstance(statement.on(self.kind), Insert):
-            return sum(map(self._all, self._packets([text], ";", rows)))
+            return sum(map(self._all, self._packets(text, ";", rows)))
         head, values = text.split(" VALUES ", 1)
-        packets = self._packets([values], ",", rows)
-        return sum(self._execute(f"{head} VALUES {packet}", None) for packet in packets)
+        packets = [f"{head} VALUES {packet}" for packet in self._packets(values, ",", rows)]
+        if len(packets) == 1:
+            return self._insert_all(statement, packets, rows)
+        self._execute(f"SAVEPOINT {_MANY}", None)  # not the other one: that may be in use
+        count = self._insert_all(statement, packets, rows)
+        self._execute(f"RELEASE SAVEPOINT {_MANY}", None)
+        return count
 
-    def _packets(
-        self, template: Sequence[str], between: str, rows: Sequence[Sequence[object]]
-    ) -> Iterator[str]:
+    def _insert_all(
+        self, statement: Prepared, packets: Sequence[str], rows: Sequence[Sequence[object]]
+    ) -> int:
+        try:
+            return sum(self._execute(packet, None) for packet in packets)
+        except pymysql.err.IntegrityError as error:
+            if not self.kind.is_refusal(statement, error):
+                raise
+        # Some are there already, so that none of that packet was inserted: once more, one by one.
+        if len(packets) > 1:
+            self._execute(f"ROLLBACK TO SAVEPOINT {_MANY}", None)
+        return sum(self.run(statement, *row) for row in rows)
+
+    def _packets(self, text: str, between: str, rows: Sequence[Sequence[object]]) -> Iterator[str]:
         """The text filled in with each row, as many of them at a time as fit into a packet."""
-        literal = self._connection.literal
-        (text,) = template
+        mogrify = self._cursor.mogrify
         parts: list[str] = []
         size = 0
         for row in rows:
-            part = text % tuple([literal(value) for value in row])
+            part = mogrify(text, row)
             if parts and size + len(part) > _AT_ONCE:
                 yield between.join(parts)
                 parts, size = [], 0

@@ -24,7 +24,7 @@ from failbetter.errors import (
 from failbetter.ledger.kinds.base import Kind, Tx
 from failbetter.ledger.kinds.clock import Clock
 from failbetter.ledger.kinds.meeting import folder_of
-from failbetter.ledger.kinds.mysql import tables, taking
+from failbetter.ledger.kinds.mysql import tables, taking, unless
 from failbetter.ledger.kinds.mysql.connection import (
     LOCKED_OUT,
     MySQLWriter,
@@ -169,7 +169,13 @@ class MySQL(Kind):
     def insert_unless(
         self, statement: Insert, columns: list[Column[Any]], where: str | None = None
     ) -> Insert:
-        return statement.prefix_with("IGNORE")
+        return unless.Unless.of(statement, columns)
+
+    def is_refusal(self, statement: Prepared, error: BaseException) -> bool:
+        made = statement.on(self)
+        if not isinstance(made, unless.Unless) or _code(error) != ER.DUP_ENTRY:
+            return False
+        return made.is_met_by(_text(error))
 
     def among(self, column: ColumnElement[Any], chosen: Select[Any]) -> ColumnElement[bool]:
         return taking.among(column, chosen)
@@ -215,7 +221,7 @@ class MySQL(Kind):
     def translate(self, error: BaseException) -> LedgerError:
         where = self.shown
         code = _code(error)
-        text = " ".join(str(error.args[-1] if len(error.args) > 1 else error).split())[:500]
+        text = _text(error)
         if isinstance(error, self.unique_violation):
             return LedgerError(f"{where}: {text}; nothing was written")
         if code in _FULL or (code in _WRITING and _no_space(text)):
@@ -260,6 +266,12 @@ def _code(error: BaseException | None) -> int:
     inner = getattr(error, "orig", None) or error
     found = inner.args[0] if inner is not None and inner.args else 0
     return found if isinstance(found, int) else 0
+
+
+def _text(error: BaseException) -> str:
+    """What the server says, in one line."""
+    inner = getattr(error, "orig", None) or error
+    return " ".join(str(inner.args[1] if len(inner.args) > 1 else inner).split())[:500]
 
 
 _LOCK_LIMITS = Prepared(
