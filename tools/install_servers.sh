@@ -17,22 +17,39 @@ has_postgres() {
     command -v postgres >/dev/null
 }
 
-if has_postgres; then exit 0; fi
+has_mariadb() {
+    PATH="$PATH:/usr/sbin:/usr/libexec:/usr/local/sbin" command -v mariadbd >/dev/null &&
+        command -v mariadb-install-db >/dev/null
+}
+
+missing=()
+if ! has_postgres; then missing+=(postgresql); fi
+if ! has_mariadb; then missing+=(mariadb-server); fi
+if [ "${#missing[@]}" = 0 ]; then exit 0; fi
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    say "There is no PostgreSQL server here. On Debian or Ubuntu: sudo $0; elsewhere install your system's package of it."
+    say "Missing here: ${missing[*]}. On Debian or Ubuntu: sudo $0; elsewhere install your system's packages of them."
     exit 1
 fi
 
-# Debian's package would otherwise make a cluster and start it.
+# Debian's package of PostgreSQL would otherwise make a cluster and start it.
 settings=/etc/postgresql-common/createcluster.conf
 if ! grep -qs '^ *create_main_cluster' "$settings"; then
     mkdir -p "$(dirname "$settings")"
     echo 'create_main_cluster = false' >>"$settings"
 fi
 
-say "Installing PostgreSQL for the tests."
+# And that of MariaDB would start its server: this says no to whatever asks, for the time being.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+fi
+
+say "Installing for the tests: ${missing[*]}."
 apt-get update -qq || say "apt-get update failed; trying with the lists that are there."
 DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1 apt-get install -y -qq --no-install-recommends \
-    postgresql >&2
+    "${missing[@]}" >&2
 has_postgres
+has_mariadb

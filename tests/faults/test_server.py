@@ -28,9 +28,23 @@ from failbetter import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Protocol
 
     from tests.faults.conftest import SideBySide
     from tests.faults.harness import Worker
+
+    class Startable(Protocol):
+        """A server that is down."""
+
+        def start_again(self) -> None: ...
+
+    class Fillable(Protocol):
+        """A disk."""
+
+        def fill(self) -> None: ...
+
+        def free(self) -> None: ...
+
 
 OUTAGE = 10.0
 LEASE = 2.0
@@ -111,7 +125,7 @@ def test_lost_claims(side_by_side: SideBySide, servers: dict[str, PostgresServer
     )
 
 
-def outage(site: Site, server: PostgresServer, end: Callable[[], None]) -> None:
+def outage(site: Site, server: Startable, end: Callable[[], None]) -> None:
     """500 of 500 accepted and done, each once; both workers live on; health says how it is."""
     for _ in range(2):
         site.worker(lease=LEASE, processes=2)
@@ -348,7 +362,7 @@ def test_disk_full(disk: Disk | SaidDisk, tmp_path: Path) -> None:
             disk_full_for_workers(site, disk)
 
 
-def disk_full_for_producers(site: Site, disk: Disk | SaidDisk) -> None:
+def disk_full_for_producers(site: Site, disk: Fillable) -> None:
     site.enqueue_many("plain", [(n,) for n in range(10)])
     disk.fill()
     refused = 0
@@ -370,7 +384,7 @@ def disk_full_for_producers(site: Site, disk: Disk | SaidDisk) -> None:
     site.enqueue("plain", 1)
 
 
-def disk_full_for_workers(site: Site, disk: Disk | SaidDisk) -> None:
+def disk_full_for_workers(site: Site, disk: Fillable) -> None:
     workers = [site.worker(lease=LEASE) for _ in range(2)]
     held, gate = site.hold(2)
     for job in held:
