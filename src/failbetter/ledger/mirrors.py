@@ -205,8 +205,8 @@ def update_text(table: str, key: str, columns: Sequence[str], dialect: Dialect) 
 
 
 @functools.cache
-def _update(table: str, key: str, columns: tuple[str, ...]) -> Prepared:
-    order = " ".join([*(f"c{at}" for at in range(len(columns))), "key", "also"])
+def _update(table: str, key: str, columns: tuple[str, ...], times: int) -> Prepared:
+    order = " ".join([*(f"c{at}" for at in range(len(columns))), *["key", "also"] * times])
     return Prepared(lambda kind: update_text(table, key, columns, kind.engine.dialect), order)
 
 
@@ -217,8 +217,9 @@ def write(tx: Tx, key: str, seen: Seen) -> bool:
     """
     for _ in range(_LOOKS):
         spec = seen.spec
-        statement = _update(spec.table, spec.key, spec.columns)
-        if not tx.guarded(statement, *seen.values(tx.kind.name), *spec.keys):
+        times = 2 if tx.kind.name == "mysql" else 1  # see `of_key`
+        statement = _update(spec.table, spec.key, spec.columns, times)
+        if not tx.guarded(statement, *seen.values(tx.kind.name), *spec.keys * times):
             return False
         # Only now is the row ours: who had it before may have moved the job, or made a newer one.
         now = newest(tx, key)
