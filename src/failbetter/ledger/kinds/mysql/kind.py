@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pymysql
 import sqlalchemy
 from pymysql.constants import CR, ER
-from sqlalchemy import BigInteger, Column, collate, event, func, literal_column, select
+from sqlalchemy import BigInteger, Column, collate, event, exc, func, literal_column, select
 from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from sqlalchemy.sql import Insert
 
@@ -72,7 +72,7 @@ class MySQL(Kind):
             )
         super().__init__(url, durable=durable, schema=None)
         self.clock = Clock()
-        self.is_mariadb = False
+        self._is_mariadb: bool | None = None
         self._texts: Texts | None = None
         dialect: Any = MySQLDialect_pymysql
         self._dialect = dialect(paramstyle="format")
@@ -109,7 +109,7 @@ class MySQL(Kind):
 
     def found(self, version: str) -> None:
         """What a new connection has found of the server. Raises what makes it of no use."""
-        self.is_mariadb = "mariadb" in version.lower()
+        self._is_mariadb = "mariadb" in version.lower()
         numbers = version.removeprefix("5.5.5-") if self.is_mariadb else version
         parts = tuple(int(part) for part in re.findall(r"\d+", numbers)[:3])
         if parts < (OLDEST_MARIADB if self.is_mariadb else OLDEST_MYSQL):
@@ -119,6 +119,18 @@ class MySQL(Kind):
             )
         if self._texts is None:
             self._texts = Texts(self, self._dialect, self.url.database)
+
+    @property
+    def is_mariadb(self) -> bool:
+        """Which of the two it is; asked for if no writer has connected yet."""
+        if self._is_mariadb is None:
+            try:
+                with self.engine.connect() as connection:
+                    dialect: Any = connection.dialect
+                    self._is_mariadb = bool(dialect.is_mariadb)
+            except exc.DBAPIError as error:
+                raise self.translate(error.orig or error) from error
+        return self._is_mariadb
 
     def now(self) -> int:
         return self.clock.now()
