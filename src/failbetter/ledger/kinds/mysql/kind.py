@@ -209,8 +209,10 @@ class MySQL(Kind):
 
     def member(self, column: ColumnElement[Any], path: Sequence[str]) -> ColumnElement[str]:
         at = "$" + "".join("." + json.dumps(name, ensure_ascii=False) for name in path)
-        found = func.json_unquote(func.json_extract(column, at))
-        return collate(found, tables.collation(is_mariadb=self.is_mariadb))
+        found = func.json_extract(column, at)
+        if self.is_mariadb:
+            found = func.json_compact(found)  # which puts blanks between the members of a list
+        return collate(func.json_unquote(found), tables.collation(is_mariadb=self.is_mariadb))
 
     def contains(
         self, column: ColumnElement[Any], part: str | ColumnElement[str]
