@@ -7,6 +7,7 @@ databases: how a broken connection, a lost commit and a full disk are told.
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.faults.conftest import SideBySide
+
+# As the conformance suite's backend of this kind.
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("FAILBETTER_TEST_MARIADB"), reason="only with $FAILBETTER_TEST_MARIADB"
+)
 
 LEASE = 2.0
 PRODUCE = """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pymysql
 import sqlalchemy
 from pymysql.constants import CR, ER
-from sqlalchemy import BigInteger, Column, collate, event, exc, func, literal_column, select
+from sqlalchemy import BigInteger, Column, case, collate, event, exc, func, literal_column, select
 from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from sqlalchemy.sql import Insert
 
@@ -212,7 +212,9 @@ class MySQL(Kind):
         found = func.json_extract(column, at)
         if self.is_mariadb:
             found = func.json_compact(found)  # which puts blanks between the members of a list
-        return collate(func.json_unquote(found), tables.collation(is_mariadb=self.is_mariadb))
+        # A text with a NUL is no text on other servers.
+        found = case((func.instr(column, r"\u0000") > ZERO, None), else_=func.json_unquote(found))
+        return collate(found, tables.collation(is_mariadb=self.is_mariadb))
 
     def contains(
         self, column: ColumnElement[Any], part: str | ColumnElement[str]
