@@ -209,7 +209,7 @@ class MySQL(Kind):
 
     def member(self, column: ColumnElement[Any], path: Sequence[str]) -> ColumnElement[str]:
         at = "$" + "".join("." + json.dumps(name, ensure_ascii=False) for name in path)
-        found = func.json_extract(column, at)
+        found: ColumnElement[Any] = func.json_extract(column, at)
         if self.is_mariadb:
             found = func.json_compact(found)  # which puts blanks between the members of a list
         # A text with a NUL is no text on other servers.
