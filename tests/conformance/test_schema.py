@@ -67,8 +67,8 @@ def test_the_migrations_make_what_the_metadata_says(fresh: Database) -> None:
         differences = [
             one
             for one in compare_metadata(context, metadata)
-            # A text of any length has a name of its own there.
-            if not (isinstance(one, list) and "LONGTEXT()" in repr(one))
+            # On MySQL a text of any length has a name of its own.
+            if not (fresh.kind.name == "mysql" and "LONGTEXT()" in repr(one))
         ]
         assert differences == []
 

@@ -203,6 +203,11 @@ class MySQL(Kind):
             one = collate(one, tables.collation(is_mariadb=self.is_mariadb))
         return column.in_(select(one))
 
+    def numbered(
+        self, column: ColumnElement[Any], numbers: ColumnElement[Any]
+    ) -> ColumnElement[bool]:
+        return self.listed(column, numbers)
+
     def matches(self, column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
         escaped = re.sub(r"([|%_])", r"|\1", pattern).replace("*", "%")
         return column.like(escaped, escape="|")
