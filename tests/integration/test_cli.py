@@ -178,7 +178,7 @@ def test_no_ledger_and_no_app(ground: Ground, command: tuple[str, ...]) -> None:
         ("sqlite:///junk.db", "not a database", 69),
         ("sqlite://", "in-memory", 78),
         ("nonsense", "is no URL", 78),
-        ("mysql://bob:hunter2@h/x", "not supported", 78),
+        ("mssql://bob:hunter2@h/x", "not supported", 78),
         ("x://bob:hunter2@h:port/x", "is no URL", 78),
         ("sqlite+nope:///jobs.db", "not supported", 78),
     ],
