@@ -231,10 +231,14 @@ class Site:
         """The last that the last workers said."""
         return "\n".join(worker.text()[-1500:] for worker in self.workers[-2:])
 
-    def check(self, *, retried: Iterable[Job] = ()) -> None:
+    def check(self, *, retried: Iterable[Job] = (), lost_claims: bool = False) -> None:
         """Hold the ledger against the promises and against what bodies did."""
         promises.check(
-            self.app, self.log, accepted=self.accepted, retried={job.id for job in retried}
+            self.app,
+            self.log,
+            accepted=self.accepted,
+            retried={job.id for job in retried},
+            lost_claims=lost_claims,
         )
 
     # -- workers

@@ -33,12 +33,18 @@ NEEDS_ERROR = frozenset(
 
 
 def check(
-    app: App, log: BodyLog, *, accepted: Collection[str], retried: Collection[str] = ()
+    app: App,
+    log: BodyLog,
+    *,
+    accepted: Collection[str],
+    retried: Collection[str] = (),
+    lost_claims: bool = False,
 ) -> None:
     """Raise AssertionError with every violation, for a ledger in which no job should be live.
 
     `accepted`: the ids of all jobs whose `enqueue` returned. `retried`: those that a person
-    retried, whose budgets began anew meanwhile.
+    retried, whose budgets began anew meanwhile. `lost_claims`: a server crashed, which may have
+    lost claims that were not on its disk yet: such an attempt may begin again in another process.
     """
     rows = {row.id: row for row in app.database.query(select(jobs))}
     tried: dict[int, list[Any]] = defaultdict(list)
@@ -56,7 +62,7 @@ def check(
         trouble += _attempts(row, tried[number], anew=text in retried)
         if text not in retried:
             trouble += _budgets(row, tried[number])
-        trouble += _bodies(row, tried[number], seen[text])
+        trouble += _bodies(row, tried[number], seen[text], lost_claims=lost_claims)
         trouble += _effects(row, done[number], seen[text])
         wrong += [f"{text} ({row.task}, {row.state}/{row.reason}): {one}" for one in trouble]
     if wrong:
@@ -155,12 +161,15 @@ def _budgets(row: Any, tried: list[Any]) -> Iterator[str]:
         yield f"failed after {row.losses} losses of {policy.max_losses}"
 
 
-def _bodies(row: Any, tried: list[Any], seen: list[Entry]) -> Iterator[str]:
+def _bodies(row: Any, tried: list[Any], seen: list[Entry], *, lost_claims: bool) -> Iterator[str]:
     """Promises 3, 4 and 9: the attempts on record are those that really were."""
     began: dict[int, float] = {}
+    places: set[tuple[int, int]] = set()
     for entry in seen:
         if entry.what == "start":
-            if entry.attempt in began:
+            same_place = (entry.attempt, entry.pid) in places
+            places.add((entry.attempt, entry.pid))
+            if entry.attempt in began and (same_place or not lost_claims):
                 yield f"attempt {entry.attempt} began twice"
             began[entry.attempt] = entry.at
     finished = {entry.attempt: entry.at for entry in seen if entry.what == "end"}
