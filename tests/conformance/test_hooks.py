@@ -243,6 +243,19 @@ def test_what_is_superseded(heard: Ledger) -> None:
 # -- which hooks
 
 
+def test_what_is_edited(app: App, heard: Ledger) -> None:
+    """Whose arguments are corrected is put aside for another job: that is an event, too."""
+    app.allow_edit = True
+
+    @app.task
+    def work(n: int = 0) -> None: ...
+
+    number = fail(heard, payload='{"n":1}')
+    app.job(to_text(number)).edit_and_retry({"n": 2})
+    (event,) = told(heard, DISCARDED)
+    assert (event.job, event.reason) == (to_text(number), "by_operator")
+
+
 def test_only_of_some_tasks(worked: Ledger) -> None:
     register(worked, hook(FAILED, only=("pay", "ship")), hook(FAILED, "other", only=("work",)))
     fail(worked, task="pay")

@@ -9,7 +9,7 @@ from sqlalchemy import func, insert, select, update
 
 from failbetter import ids
 from failbetter.faultpoints import passing
-from failbetter.ledger import enqueue
+from failbetter.ledger import enqueue, events
 from failbetter.ledger.acts import END, is_
 from failbetter.ledger.mirrors import follow_all
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
@@ -90,6 +90,7 @@ def replace(
     tx.run(RECORD, *msgspec.structs.astuple(edit(made, now)))
     tx.run(SAY_WHERE, f"edited: {ids.to_text(made)} runs in its place", number)
     follow_all(tx, [number])
+    events.ended(tx, [number])
     return made
 
 
