@@ -54,7 +54,8 @@ class FailureRate(msgspec.Struct, frozen=True):
 class OldestWaiting(msgspec.Struct, frozen=True):
     """A job has waited for a worker for longer than `age` (a duration) since it fell due.
 
-    `queue`: of that queue; None: of any. What is held on purpose does not count.
+    `queue`: of that queue; None: of any. What is held on purpose does not count, nor what waits for
+    a rate limit.
     """
 
     age: Duration
@@ -250,7 +251,7 @@ def _failure_rate(tx: Tx, one: Watched, before: Standing, now: int) -> str | Non
 
 
 def _oldest_waiting(tx: Tx, one: Watched, before: Standing, now: int) -> str | None:
-    due = ledger.alerts.oldest(tx, one.queue, now)
+    due = ledger.reads.oldest_due(tx, now, one.queue)
     if due is None or now - due <= one.over * 1_000_000:
         return None
     return f"A job{_of(one)} has waited for {_span((now - due) / 1_000_000)}."

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 from tests.conformance.kit import NOW, SECOND, Ledger, ending, new_job, set_clocks
+from tests.conformance.kit import POLICY as POLICY_OF_ALL
 
 from failbetter import App
 from failbetter.alerts import (
@@ -23,7 +24,7 @@ from failbetter.alerts import (
     watched,
 )
 from failbetter.ledger.endings import Error
-from failbetter.lifecycle.policy import Policy
+from failbetter.lifecycle.policy import Limiting, Policy
 from failbetter.lifecycle.states import Cause
 
 POLICY = Policy(silent=True).to_json()
@@ -100,6 +101,17 @@ def test_oldest_waiting(app: App, worked: Ledger, clock: Clock) -> None:
         False,
         True,
     ]
+
+
+def test_what_waits_for_a_rate_limit_waits_for_no_worker(worked: Ledger, clock: Clock) -> None:
+    policy = msgspec.structs.replace(POLICY_OF_ALL, rate_limit=Limiting("mailer", 1, 3600))
+    for _ in range(3):
+        worked.add(policy=policy, run_at=NOW - 16 * MINUTE)
+    (claimed,) = worked.claim(now=clock.now)
+    worked.end(claimed)
+    for seconds in (0, 11, 7300):  # also when one of them may begin again
+        clock.at(seconds)
+        assert look(worked, OldestWaiting("15m")) == []
 
 
 def test_depth(worked: Ledger, clock: Clock) -> None:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from sqlalchemy import func, insert, literal_column, select, update
 
-from failbetter.ledger import claims, holds
-from failbetter.ledger.groups import IGNORED, REOPENED, RESOLVED
+from failbetter.ledger.groups import IGNORED, REOPENED, RESOLVED, said_of
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
-from failbetter.ledger.schema import alerts, groups, jobs
+from failbetter.ledger.schema import alerts, jobs
 from failbetter.lifecycle.alerting import Standing
 from failbetter.lifecycle.states import State
 
@@ -55,10 +54,6 @@ FAILED_BEFORE = Prepared(
     .limit(ONE)
     .offset(ZERO),
     "fingerprint from to",
-)
-SAID = Prepared(
-    select(groups.c.state, groups.c.at).where(groups.c.fingerprint == b("fingerprint")),
-    "fingerprint",
 )
 _waiting = (jobs.c.rank.is_not(None), jobs.c.run_at <= b("now"))
 _some = select(jobs.c.id).where(*_waiting).limit(b("limit")).offset(ZERO)
@@ -133,24 +128,13 @@ def waiting(tx: Tx, queue: str | None, now: int, limit: int) -> int:
     return int(tx.rows(COUNT_WAITING_IN, now, queue, limit)[0][0])
 
 
-def oldest(tx: Tx, queue: str | None, now: int) -> int | None:
-    """When the job fell due that has waited longest for a worker; None: none waits."""
-    held = holds.standing(tx).queues
-    lanes = [
-        lane
-        for lane in claims.lanes(tx, [] if queue is None else [queue])
-        if lane.queue not in held and lane.run_at <= now
-    ]
-    return min((lane.run_at for lane in lanes), default=None)
-
-
 def grown(tx: Tx, after: int, by: int, apart_from: str) -> list[Grown]:
     """Causes of which so many jobs have failed later than `after`, the most first.
 
     Those not of the task `apart_from`; and none of an ignored group.
     """
     found = [Grown(*row) for row in tx.rows(GROWN, after, apart_from, by)]
-    kept = [one for one in found if _said(tx, one.fingerprint)[0] != IGNORED]
+    kept = [one for one in found if said_of(tx, one.fingerprint)[0] != IGNORED]
     return sorted(kept, key=lambda one: (-one.count, one.fingerprint))
 
 
@@ -158,7 +142,7 @@ def new(tx: Tx, after: int, apart_from: str) -> list[Grown]:
     """As `grown`, of which none had failed before, or since they were resolved."""
     kept = []
     for one in grown(tx, after, 1, apart_from):
-        state, at = _said(tx, one.fingerprint)
+        state, at = said_of(tx, one.fingerprint)
         since = at if state in (RESOLVED, REOPENED) else 0
         if tx.row(FAILED_BEFORE, one.fingerprint, since, after) is None:
             kept.append(one)
@@ -172,8 +156,3 @@ def titled(tx: Tx, found: list[Grown]) -> list[Grown]:
         for one in found
         if (row := tx.row(TITLE, one.sample)) is not None
     ]
-
-
-def _said(tx: Tx, fingerprint: str) -> tuple[str | None, int]:
-    found = tx.row(SAID, fingerprint)
-    return (None, 0) if found is None else (found[0], found[1])

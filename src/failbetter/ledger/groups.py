@@ -217,6 +217,12 @@ REOPEN = Prepared(
 )
 
 
+def said_of(tx: Tx, fingerprint: str) -> tuple[str | None, int]:
+    """What is noted of a cause, and when that was; (None, 0): nothing."""
+    found = tx.row(SAID, fingerprint)
+    return (None, 0) if found is None else (found[0], found[1])
+
+
 def opened(tx: Tx, fingerprint: str, at: int, fresh: int) -> str | None:
     """Note that jobs failed of a cause, in the transaction that has written this.
 
@@ -224,12 +230,11 @@ def opened(tx: Tx, fingerprint: str, at: int, fresh: int) -> str | None:
     else None. Of all who note it at once, one is told so. `at`: when the jobs had failed, `fresh`
     how many they are: whoever else failed of it before keeps it from being news.
     """
-    found = tx.row(SAID, fingerprint)
-    if found is None:
+    state, said_at = said_of(tx, fingerprint)
+    if state is None:
         if not tx.run(ADD, fingerprint, SEEN, at, None, None):
             return None  # another was quicker
         return None if _others(tx, fingerprint, 0, fresh) else SEEN
-    state, said_at = found
     if state != RESOLVED or not tx.run(REOPEN, fingerprint, at):
         return None
     return None if _others(tx, fingerprint, said_at, fresh) else REOPENED

@@ -197,13 +197,14 @@ def counts_by(tx: Tx, states: Sequence[str], limit: int) -> dict[str, int]:
     return {str(state): tx.rows(COUNT_UP_TO, state, limit)[0][0] for state in states}
 
 
-def oldest_due(tx: Tx, now: int) -> int | None:
-    """When the longest-waiting claimable job fell due; None when none waits.
+def oldest_due(tx: Tx, now: int, queue: str | None = None) -> int | None:
+    """When the longest-waiting claimable job fell due; None when none waits. `queue`: of that.
 
     What is held on purpose is no news, nor what waits for a rate limit.
     """
     held = holds.standing(tx).queues
-    lanes = [lane for lane in claims.lanes(tx, []) if lane.queue not in held and lane.line is None]
+    found = claims.lanes(tx, [] if queue is None else [queue])
+    lanes = [lane for lane in found if lane.queue not in held and lane.line is None]
     return min((lane.run_at for lane in lanes if lane.run_at <= now), default=None)
 
 
