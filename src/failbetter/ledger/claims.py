@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from sqlalchemy import literal_column, null, select, true, tuple_, update
@@ -409,12 +409,13 @@ def claim_in(
     claimed: list[Claimed] = []
     left_off = False
     permits = limits.Permits(tx)
+    turn = _Turn(tx, worker, now, held, permits)
     for lane in found:
         if len(claimed) >= limit:
             break
         if lane.queue not in held.queues:
             claim = _claim_in_line if lane.line is not None else _claim_free
-            more, is_through = claim(tx, worker, lane, limit - len(claimed), now, held, permits)
+            more, is_through = claim(turn, lane, limit - len(claimed))
             claimed += more
             left_off = left_off or not is_through
     permits.write()
@@ -424,22 +425,24 @@ def claim_in(
     return claimed, may_be_more, permits.next_at()
 
 
-def _claim_free(
-    tx: Tx,
-    worker: int,
-    lane: Lane,
-    limit: int,
-    now: int,
-    held: holds.Standing,
-    permits: limits.Permits,
-) -> tuple[list[Claimed], bool]:
+class _Turn(NamedTuple):
+    """A worker's turn to claim: one transaction."""
+
+    tx: Tx
+    worker: int
+    now: int
+    held: holds.Standing
+    permits: limits.Permits
+
+
+def _claim_free(turn: _Turn, lane: Lane, limit: int) -> tuple[list[Claimed], bool]:
     """Of one lane, what is not held; and whether it was looked through."""
     claim = _claim_carefully if lane.careful else _claim_lane
     free: list[Claimed] = []
     for _ in range(_TURNS_IN_LANE):
         asked = limit - len(free)
-        claimed = claim(tx, worker, lane, asked, now)
-        may_begin = _those_that_may_begin(tx, worker, lane, claimed, now, held, permits)
+        claimed = claim(turn.tx, turn.worker, lane, asked, turn.now)
+        may_begin = _those_that_may_begin(turn, lane, claimed)
         free += may_begin
         # What was parked has made room for others.
         if len(may_begin) == len(claimed) or len(claimed) < asked:
@@ -447,18 +450,11 @@ def _claim_free(
     return free, False
 
 
-def _claim_in_line(
-    tx: Tx,
-    worker: int,
-    lane: Lane,
-    limit: int,
-    now: int,
-    held: holds.Standing,
-    permits: limits.Permits,
-) -> tuple[list[Claimed], bool]:
+def _claim_in_line(turn: _Turn, lane: Lane, limit: int) -> tuple[list[Claimed], bool]:
     """Of one line, what may begin now; and whether no more may."""
     assert lane.line is not None
-    asked = min(limit, permits.room(lane.limit))
+    tx, worker = turn.tx, turn.worker
+    asked = min(limit, turn.permits.room(lane.limit))
     if asked <= 0:
         return [], True
     if lane.careful:
@@ -467,24 +463,16 @@ def _claim_in_line(
     else:
         rows = tx.rows(CLAIM_IN_LINE, worker, worker, lane.line, asked)
         claimed = sorted((Claimed(*row) for row in rows), key=lambda job: job.id)
-    permits.end_if_empty(lane.line, lane.limit)
-    may_begin = _those_that_may_begin(tx, worker, lane, claimed, now, held, permits)
+    turn.permits.end_if_empty(lane.line, lane.limit)
+    may_begin = _those_that_may_begin(turn, lane, claimed)
     return may_begin, len(may_begin) == len(claimed)
 
 
-def _those_that_may_begin(
-    tx: Tx,
-    worker: int,
-    lane: Lane,
-    claimed: list[Claimed],
-    now: int,
-    held: holds.Standing,
-    permits: limits.Permits,
-) -> list[Claimed]:
+def _those_that_may_begin(turn: _Turn, lane: Lane, claimed: list[Claimed]) -> list[Claimed]:
     """Of what was just claimed, what nothing keeps; the rest is parked, or has come to its end."""
-    not_held = holds.park(tx, claimed, held)
-    in_date = supersession.let_through(tx, worker, not_held, now)
-    return permits.let_through(in_date, lane, now)
+    not_held = holds.park(turn.tx, claimed, turn.held)
+    in_date = supersession.let_through(turn.tx, turn.worker, not_held, turn.now)
+    return turn.permits.let_through(in_date, lane, turn.now)
 
 
 def _claim_lane(tx: Tx, worker: int, lane: Lane, limit: int, now: int) -> list[Claimed]:

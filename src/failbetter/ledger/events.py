@@ -15,7 +15,7 @@ from failbetter import ids
 from failbetter.durations import to_datetime
 from failbetter.ledger import enqueue, groups
 from failbetter.ledger.enqueue import NewJob
-from failbetter.ledger.prepared import Prepared, b
+from failbetter.ledger.prepared import Prepared, b, listing
 from failbetter.ledger.schema import hooks, jobs
 from failbetter.lifecycle.events import DISCARDED, FAILED, GROUP_OPENED, Event, Hook
 from failbetter.lifecycle.policy import from_json
@@ -52,12 +52,9 @@ class _Row(NamedTuple):
 
 
 _columns = [jobs.c[name] for name in _Row._fields]
-ONE_ROW = Prepared(select(*_columns).where(jobs.c.id == b("id")), "id")
-# Many at once: one statement for so many ids.
-_MANY = 50
-_names = [f"id{at}" for at in range(_MANY)]
-MANY_ROWS = Prepared(
-    select(*_columns).where(jobs.c.id.in_([b(name) for name in _names])), " ".join(_names)
+ROWS = Prepared(
+    lambda kind: select(*_columns).where(kind.numbered(jobs.c.id, b("ids"))).order_by(jobs.c.id),
+    "ids",
 )
 _tasks = msgspec.json.Decoder(tuple[str, ...])
 HOOKS = Prepared(select(*(hooks.c[name] for name in Hook.__struct_fields__)))
@@ -85,7 +82,8 @@ def ended(tx: Tx, numbers: Sequence[int], cancelled_at: int | None = None) -> No
     known = registered(tx)
     if not known:
         return
-    rows = [row for row in _rows(tx, numbers) if _is_told(row)]
+    found = [_Row(*row) for row in tx.rows(ROWS, listing(numbers))]
+    rows = [row for row in found if _is_told(row)]
     if cancelled_at is not None:
         rows = [
             row for row in rows if (row.reason, row.ended_at) == (Reason.CANCELLED, cancelled_at)
@@ -97,17 +95,6 @@ def ended(tx: Tx, numbers: Sequence[int], cancelled_at: int | None = None) -> No
     enqueue.insert_new(
         tx, [_job(hook, event, now) for event in told for hook in known if hook.means(event)]
     )
-
-
-def _rows(tx: Tx, numbers: Sequence[int]) -> list[_Row]:
-    if len(numbers) == 1:
-        return [_Row(*row) for row in tx.rows(ONE_ROW, numbers[0])]
-    found: list[_Row] = []
-    for at in range(0, len(numbers), _MANY):
-        some = [*numbers[at : at + _MANY]]
-        filled = some + some[-1:] * (_MANY - len(some))
-        found += [_Row(*row) for row in tx.rows(MANY_ROWS, *filled)]
-    return sorted(found)
 
 
 def _is_told(row: _Row) -> bool:

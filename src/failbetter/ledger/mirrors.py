@@ -217,7 +217,7 @@ def write(tx: Tx, key: str, seen: Seen) -> bool:
     """
     for _ in range(_LOOKS):
         spec = seen.spec
-        times = 2 if tx.kind.name == "mysql" else 1  # see `of_key`
+        times = of_key(spec.key, tx.kind.engine.dialect).count(":key_")
         statement = _update(spec.table, spec.key, spec.columns, times)
         if not tx.guarded(statement, *seen.values(tx.kind.name), *spec.keys * times):
             return False

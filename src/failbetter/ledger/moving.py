@@ -24,7 +24,7 @@ from failbetter.ledger.lists import (
     is_entry,
 )
 from failbetter.ledger.mirrors import follow_all
-from failbetter.ledger.prepared import ONE, Prepared, b
+from failbetter.ledger.prepared import ONE, Prepared, b, listing
 from failbetter.ledger.schema import jobs, selected
 from failbetter.ledger.selection import Past
 from failbetter.lifecycle.replay import CONFIRMABLE, KEY_IS_TAKEN, NEVER_AGAIN, Verdict
@@ -296,11 +296,6 @@ def give_back(tx: Tx, operation: int, looked: Sequence[Looked]) -> int:
     follow_all(tx, [one.job_id for one in going if one.keyed])
     tx.many(NOTE, [(one.why, RETURNED, operation, one.job_id) for one in going])
     return len(going)
-
-
-def listing(numbers: Sequence[int]) -> str:
-    """Numbers as one parameter."""
-    return msgspec.json.encode(numbers).decode()
 
 
 def _note(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from sqlalchemy import BindParameter, ColumnElement, bindparam, literal_column
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy.engine.interfaces import Dialect
     from sqlalchemy.sql.base import Executable
@@ -27,6 +28,11 @@ ZERO: ColumnElement[int] = literal_column("0")
 def b(name: str) -> BindParameter[Any]:
     """A bound parameter; the underscore keeps it apart from a column of the same name."""
     return bindparam(name + "_")
+
+
+def listing(numbers: Sequence[int]) -> str:
+    """Whole numbers as one parameter: see Kind.numbered."""
+    return msgspec.json.encode(numbers).decode()
 
 
 class Prepared:
