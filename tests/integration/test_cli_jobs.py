@@ -330,6 +330,65 @@ def test_progress_and_failed_items_are_told(ground: Ground) -> None:
     assert [item["key"] for item in document["failed_items"]] == ["0"]
 
 
+def test_a_job_is_edited_and_retried(ground: Ground) -> None:
+    """Issue 5, item 5: in a shell; off by default, and never by half."""
+    first, second, _ = ground.ids("--task", "boom")
+    ran = ground.shop("jobs", "retry", first, "--set", "n=9")
+    assert (ran.code, "allow_edit=True" in ran.out) == (1, True)
+    shop = (ground.folder / "shop.py").read_text("utf-8")
+    ground.write("shop.py", shop.replace("failbetter.App()", "failbetter.App(allow_edit=True)"))
+    for words in (
+        ["--set", "m=9"],
+        ["--set", "n=text"],
+        ["--set", "n"],
+        ["--set", "n=1", "--set", "n=2"],
+        ["--unset", "n"],
+        ["--note", "why"],
+    ):
+        ran = ground.shop("jobs", "retry", first, *words)
+        assert (ran.code, ran.out) == (2, ""), words
+        assert ran.complaint
+    assert ground.shop("jobs", "show", first, "--json").document["state"] == "failed"
+    ran = ground.shop(
+        "jobs",
+        "retry",
+        first,
+        UNKNOWN,
+        "--set",
+        "n=9",
+        "--note",
+        "typo",
+        "--actor",
+        "ann",
+        "--json",
+    )
+    done, unknown = ran.document
+    assert (ran.code, unknown["outcome"]) == (1, "not found")
+    made = done["outcome"].split()[1]
+    assert done["outcome"] == f"discarded; {made} runs in its place"
+    old, new = (ground.shop("jobs", "show", number).out for number in (first, made))
+    assert f"as {made}, other n" in old
+    assert "by ann: typo" in old
+    assert f"from {first}, other n" in new
+    assert "n = 9" in new
+    assert ground.shop("jobs", "retry", first, "--set", "n=9").out == (
+        f"{first}  refused: not failed but discarded\n"
+    )
+    assert ground.shop("jobs", "show", second, "--json").document["state"] == "failed"
+
+
+def test_effects_are_not_repeated_by_an_edit_without_a_word(ground: Ground) -> None:
+    """A10: what the failed job has done, another would not know of."""
+    shop = (ground.folder / "shop.py").read_text("utf-8")
+    shop = shop.replace("failbetter.App()", "failbetter.App(allow_edit=True)")
+    ground.write("shop.py", shop.replace("def charge() ->", "def charge(n: int = 0) ->"))
+    (charge,) = ground.ids("--task", "charge")
+    ran = ground.shop("jobs", "retry", charge, "--set", "n=1")
+    assert (ran.code, "1 of 2 effects done" in ran.out) == (1, True)
+    ran = ground.shop("jobs", "retry", charge, "--set", "n=1", "--yes")
+    assert (ran.code, "runs in its place" in ran.out) == (0, True)
+
+
 def test_jobs_cancel_and_retry(ground: Ground) -> None:
     waiting = ground.shop("enqueue", "good", "1").out.strip()
     boom = ground.ids("--task", "boom")[0]

@@ -393,6 +393,15 @@ WAITED: list[Case] = [
         )
         for starts in (0, 1)
     ),
+    *(
+        (
+            f"a record is missing, and its task says {verdict}: nothing is charged",
+            {"attempts": 2, "starts": 2},
+            {"cause": Cause.REFUSED, "verdict": verdict, "missing": True},
+            to(end, Reason.MISSING_RECORD),
+        )
+        for verdict, end in (("fail", FAILED), ("discard", DISCARDED))
+    ),
     (
         "unloadable: kept in the failed list",
         {},
@@ -574,11 +583,8 @@ def test_every_reason_is_reached() -> None:
     assert {pair for pair in found if pair[1] is not None} == decided
 
 
-# Reasons that other code than `decide` gives, or that later versions will.
-ELSEWHERE = {
-    FAILED: {Reason.MISSING_RECORD},
-    DISCARDED: {Reason.MISSING_RECORD, Reason.BY_OPERATOR},
-}
+# Reasons that other code than `decide` gives.
+ELSEWHERE = {DISCARDED: {Reason.BY_OPERATOR}}
 
 
 # -- for all facts and outcomes
@@ -657,7 +663,9 @@ def some_outcome(draw: st.DrawFn) -> Outcome:
         begun,
         begun and draw(st.booleans()),
         draw(st.sampled_from(["all", "some", "none"])),
-        draw(st.floats(0, 1e6)),
+        held_back=draw(st.booleans()),
+        missing=cause is Cause.REFUSED and draw(st.booleans()),
+        silent=draw(st.floats(0, 1e6)),
     )
 
 
