@@ -11,6 +11,7 @@
     ├── NotInJob                  `current_job()` outside a body
     ├── AttemptLost               this attempt is no longer the job's current one
     ├── EffectUncertain           an earlier attempt left an effect in doubt
+    ├── EngineUnavailable         the engine (Redis, a broker) is out of reach
     └── LedgerError
         ├── LedgerUnavailable     the database is out of reach, or stayed locked
         ├── LedgerFull            the database's disk is full
@@ -81,6 +82,10 @@ class AttemptLost(FailbetterError):
 
 class EffectUncertain(FailbetterError):
     """An effect was intended by an earlier attempt; whether it happened is not known."""
+
+
+class EngineUnavailable(FailbetterError):
+    """The engine that carries jobs to their workers is out of reach. The ledger has them."""
 
 
 class LedgerError(FailbetterError):

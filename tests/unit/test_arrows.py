@@ -35,6 +35,7 @@ LEAVES = frozenset(
         "board",
         "limits",
         "doubt",
+        "engine",
         "records",
     }
 )
@@ -49,10 +50,12 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset(
         {"alerts", "breaker", "holds", "mirror", "rate_limit", "recovery", "retention", "triage"}
     ),
+    frozenset({"engines"}),  # clients of RQ and Celery: the App has one, whatever it is
     frozenset({"health"}),  # also of recovery's own
     FRONT,
     frozenset({"__init__"}),
-    frozenset({"worker", "engines"}),  # what runs an App's bodies knows it; the App knows no runner
+    frozenset({"worker"}),  # what runs an App's bodies knows it; the App knows no runner
+    frozenset({"celery", "rq"}),  # what runs in their workers, and what watches them
     frozenset({"cli", "demo", "drill", "integrations", "testing", "web"}),
     frozenset({"__main__"}),
 )

@@ -36,6 +36,9 @@ class Worker(msgspec.Struct, frozen=True):
     concurrency: int
     idle: int = 0
     swept_at: int | None = None
+    restart_at: int | None = None
+    engine: str | None = None
+    keeper: str | None = None
 
     def lease_expired(self, now: int) -> bool:
         """Whether, by the clock on the wall, nothing was heard for a lease. For readers only."""

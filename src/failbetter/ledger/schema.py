@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from failbetter.limits import KEY_LENGTH
 
-REVISION = "0004"
+REVISION = "0005"
 """The migration this version of the code works with."""
 
 OLDEST_CODE = "0001"
@@ -88,6 +88,12 @@ jobs = Table(
     # A row of the user's own that follows this job, as JSON, and which one it is.
     Column("mirror", Text),
     Column("mirror_key", String(KEY_LENGTH)),
+    # The engine whose job it is, if it was adopted; NULL: it is ours.
+    Column("origin", String(12)),
+    # The fence with which its id was last sent to an engine, and when. Once the job waits with
+    # another fence, it is to be sent again.
+    Column("sent", Integer),
+    Column("sent_at", BigInteger),
 )
 
 
@@ -252,6 +258,11 @@ workers = Table(
     Column("idle", SmallInteger, nullable=False),
     # When it last looked for interrupted jobs and could (by the ledger's clock).
     Column("swept_at", BigInteger),
+    # When a person asked it to finish what runs and to start anew.
+    Column("restart_at", BigInteger),
+    # The engine in whose process it runs bodies, and what shows whether that process lives (JSON).
+    Column("engine", String(12)),
+    Column("keeper", Text),
 )
 
 turns = Table(
@@ -442,6 +453,23 @@ hooks = Table(
     Column("since", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
+
+adopted = Table(
+    "failbetter_adopted",
+    metadata,
+    # A job of an engine's own: its name there, and what it takes to put it back (JSON).
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("engine", String(12), nullable=False),
+    Column("name", String(KEY_LENGTH), nullable=False),
+    Column("message", Text),
+    # How it stood there when it was last looked at, as JSON.
+    Column("seen", Text),
+    Column("seen_at", BigInteger, nullable=False),
+    # 1: a person has retried it, and the engine does not have it yet.
+    Column("to_send", SmallInteger),
+)
+Index("failbetter_adopted_by_name", adopted.c.engine, adopted.c.name, unique=True)
+Index("failbetter_adopted_to_send", adopted.c.to_send, **_where("to_send IS NOT NULL"))
 
 alerts = Table(
     "failbetter_alerts",
