@@ -1,4 +1,4 @@
-"""What an engine is to failbetter: it carries ids of jobs to where they run, and tells what it knows.
+"""What an engine is to failbetter: it carries ids of jobs to where they run, and tells of them.
 
 The ledger is the truth. A job is accepted when its row is written; then its id is sent. An id that
 is lost on its way is sent again, and one that arrives twice does no harm, because only a claim in
@@ -56,7 +56,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     delays: bool = False
     """It keeps a delay itself; else `failbetter maintain` sends a job when it is due."""
     knows_what_it_holds: bool = False
-    """It can say whether a job's id is still on its way, so that only what is lost is sent again."""
+    """It can say whether a job's id is still on its way: only what is lost is sent again."""
     timeouts: Literal["always", "unless stuck in C", "none"] = "none"
     """Whether a body that runs longer than its `timeout` is ended."""
     cause_of_crashes: bool = False
