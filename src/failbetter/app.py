@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from failbetter.doubt import Happened
+    from failbetter.engine import Engine
     from failbetter.ledger.database import Database
     from failbetter.ledger.holds import Kind
     from failbetter.triage.operations import Operation
@@ -74,7 +75,8 @@ class App:
     `$FAILBETTER_SCHEMA`, else where its connections make tables. `keep_succeeded` (7 days),
     `keep_discarded` (30 days), `keep_failed` (90 days): for how long workers keep jobs after their
     end before they delete them (a duration of a minute at least; None: for ever); else
-    `$FAILBETTER_KEEP_SUCCEEDED` and so on, where "forever" is None.
+    `$FAILBETTER_KEEP_SUCCEEDED` and so on, where "forever" is None. `engine`: what carries jobs to
+    workers that are not failbetter's own (`failbetter.RQ`, `failbetter.Celery`); None: its own.
 
     Nothing is opened before it is needed. Raises ConfigurationError for settings that cannot work.
     """
@@ -83,6 +85,7 @@ class App:
         self,
         url: str | None = None,
         *,
+        engine: Engine | None = None,
         lease: Duration | None = None,
         durability: Literal["full", "relaxed"] = "full",
         code_version: str | None = None,
@@ -102,6 +105,8 @@ class App:
             )
         if durability not in ("full", "relaxed"):
             raise ConfigurationError(f'durability is "full" or "relaxed", not {durability!r}')
+        self.engine = engine
+        """What carries the ids of jobs to the workers, if those are not failbetter's own."""
         self.lease = _lease(lease if lease is not None else os.environ.get("FAILBETTER_LEASE", 30))
         self.keep = Keep(
             succeeded=_kept("keep_succeeded", keep_succeeded, Keep().succeeded),

@@ -33,13 +33,15 @@ class Keeper(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `name`: of the engine's worker. `pid`, `born` (clock ticks since the boot) and `space` (which
     boot and pid namespace): of the process that watches over it and outlives its death, if there
-    is one. `job`: what the engine calls the job that it runs, if it keeps a process for each.
+    is one. `tells`: that process writes into the ledger how it died. `job`: what the engine calls
+    the job that it runs, if it keeps a process for each.
     """
 
     name: str
     pid: int | None = None
     born: int | None = None
     space: str = ""
+    tells: bool = False
     job: str | None = None
 
 

@@ -31,6 +31,8 @@ POINTS = frozenset(
         "before_pruning",
         "in_operation",
         "in_edit",
+        "before_send",
+        "after_send",
     }
 )
 

@@ -67,6 +67,10 @@ class Fleet:
         """The worker's board (see `failbetter.board`)."""
         return self.folder / f"{worker}.board"
 
+    def stacks_path(self, worker: int) -> Path:
+        """Where a worker without a supervisor leaves its stacks when it ends itself."""
+        return self.folder / f"{worker}.stacks"
+
     def _socket_path(self, name: str) -> str | None:
         path = str(self.folder.absolute() / name)
         return path if len(path.encode()) <= _SOCKET_PATH_LIMIT else None
@@ -218,6 +222,7 @@ class Fleet:
         for path in (
             *(self.folder / f"{worker}{end}" for end in (_RESTING, _BUSY, _PICKY)),
             self.board_path(worker),
+            self.stacks_path(worker),
             self.lock_path(worker),
         ):
             path.unlink(missing_ok=True)
@@ -348,7 +353,7 @@ class WorkerLock:
         line = {
             "session": session,
             "started": started,
-            "born": _born(session),
+            "born": born(session),
             "pids": pid_space(),
         }
         os.write(self._handle, json.dumps(line).encode() + b"\n")
@@ -409,7 +414,7 @@ def pid_space() -> str:
     return f"{boot} {pid_namespace()}"
 
 
-def _born(pid: int) -> int | None:
+def born(pid: int) -> int | None:
     """When the process started, in ticks since the boot, which no clock moves; None: unknown."""
     try:
         # What its name may hold ends at the last bracket.
@@ -418,13 +423,23 @@ def _born(pid: int) -> int | None:
         return None
 
 
+def is_running(pid: int, was_born: int | None, space: str) -> bool | None:
+    """Whether that very process runs; None: from here that cannot be seen."""
+    if space != pid_space() or was_born is None:
+        return None
+    with contextlib.suppress(psutil.Error):
+        if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return False
+    return born(pid) == was_born
+
+
 def _is_another(child: dict[str, Any]) -> bool:
     """Whether the leader of the child's session is another process by now, of the same number.
 
     A number is not given anew while anything lives in the session of that number: if the leader is
     a stranger, nothing of the child's is left.
     """
-    now = _born(child["session"])
+    now = born(child["session"])
     return now is not None and child.get("born") is not None and now != child["born"]
 
 

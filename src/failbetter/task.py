@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import logging
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
 
 import msgspec
 
 from failbetter import ledger, records
 from failbetter.durations import Duration, as_version, micros, moment, seconds
-from failbetter.errors import Refused
+from failbetter.errors import EngineUnavailable, LedgerError, Refused
+from failbetter.faultpoints import passing
 from failbetter.lifecycle.policy import Policy
 from failbetter.limits import DRILL, bounded_key
 from failbetter.payload import Arguments
@@ -21,9 +23,12 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from failbetter.app import App
+    from failbetter.engine import Engine
     from failbetter.job import Job
     from failbetter.ledger.enqueue import NewJob
     from failbetter.mirror.options import Mirror
+
+_logger = logging.getLogger("failbetter.task")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -236,6 +241,7 @@ class Call(Generic[P, R]):
         expires_at = None
         if self._expires_after is not None:
             expires_at = max(created_at, run_at) + micros(self._expires_after)
+        mirror, mirror_key = task._mirrored(args, kwargs)
         return ledger.enqueue.NewJob(
             task.name,
             self._queue,
@@ -252,16 +258,47 @@ class Call(Generic[P, R]):
             else bounded_key(key_text(options.subject(*args, **kwargs))),
             None if options.version is None else as_version(options.version(*args, **kwargs)),
             task.tags_json,
-            *task._mirrored(args, kwargs),
+            mirror,
+            mirror_key,
+            created_at if self._sends and run_at <= created_at else None,
         )
+
+    @property
+    def _sends(self) -> bool:
+        """Whether a job is sent to an engine as soon as it is accepted; in a caller's transaction,
+        nobody here knows when that is."""
+        return self._task.app.engine is not None and self._connection is None
 
     def _insert(self, new: list[NewJob]) -> list[Job]:
         app = self._task.app
         if self._connection is None:
             inserted = ledger.enqueue.insert_jobs(app.database, new)
+            if app.engine is not None:
+                self._send(app.engine, new, inserted)
         else:
             inserted = ledger.joining.insert_jobs(app.database, self._connection, new)
         return [app._job_made(number, created) for number, created in inserted]
+
+    def _send(self, engine: Engine, new: list[NewJob], inserted: list[tuple[int, bool]]) -> None:
+        """Send what is accepted. If that cannot be, it is sent later: the ledger has it."""
+        tickets = [
+            ledger.sending.ticket_of(number, job)
+            for (number, is_new), job in zip(inserted, new, strict=True)
+            if is_new and job.sent_at is not None
+        ]
+        passing("before_send")
+        try:
+            if tickets:
+                engine.send(tickets)
+        except EngineUnavailable as error:
+            _logger.warning(
+                "%s. The %d jobs are accepted; `failbetter maintain` sends them when it is back",
+                error,
+                len(tickets),
+            )
+            # Without this, they are missed only after a while.
+            with contextlib.suppress(LedgerError), self._task.app.database.write() as tx:
+                ledger.sending.mark_unsent(tx, [ticket.id for ticket in tickets])
 
     async def _ajoin(self, new: list[NewJob]) -> list[Job]:
         app = self._task.app

@@ -25,11 +25,13 @@ IN_RECOVERY = {"after_recover_lock", "after_removal", "in_recovery", "before_rec
 """See test_recover."""
 IN_OPERATION = {"in_operation"}  # see test_operations
 IN_EDIT = {"in_edit"}  # see test_edit
+IN_SENDING = {"before_send", "after_send"}  # see test_guests
 IN_PRUNING = {"before_pruning", "in_pruning"}  # see test_pruning
 
 
 def test_every_point_is_tested() -> None:
     elsewhere = IN_COURIER | IN_OWN_COMMIT | IN_RECOVERY | IN_OPERATION | IN_EDIT | IN_PRUNING
+    elsewhere |= IN_SENDING
     assert IN_SUPERVISOR.keys() | IN_CHILD.keys() | elsewhere == POINTS
 
 

@@ -77,4 +77,6 @@ def test_the_points_that_the_fault_tests_know() -> None:
         "in_pruning",
         "in_operation",
         "in_edit",
+        "before_send",
+        "after_send",
     } == faultpoints.POINTS

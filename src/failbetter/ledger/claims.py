@@ -277,6 +277,20 @@ CLAIM_ONE_IN_LINE = Prepared(
     ),
     "worker id line worker",
 )
+PLACE = Prepared(
+    select(
+        jobs.c.rank,
+        jobs.c.queue,
+        jobs.c.careful,
+        jobs.c.run_at,
+        jobs.c.held,
+        jobs.c.priority,
+        jobs.c.exclusive_key,
+    ).where(
+        jobs.c.id == b("id"), jobs.c.live == ONE, jobs.c.claimed.is_(None), jobs.c.origin.is_(None)
+    ),
+    "id",
+)
 REGISTERED = Prepared(
     select(workers.c.id).where(workers.c.id == b("id")).with_for_update(read=True, key_share=True),
     "id",
@@ -423,6 +437,42 @@ def claim_in(
     if claimed:
         passing("after_claim")
     return claimed, may_be_more, permits.next_at()
+
+
+def claim_one(tx: Tx, worker: int, number: int, now: int) -> Claimed | None:
+    """Claim the job of that id, if it may begin now; None: it may not, or has no claim to wait for.
+
+    By the rules of every claim: what is held is parked, and what is out of date ends.
+    """
+    held = holds.standing(tx, to_claim=True)
+    found = tx.row(PLACE, number)
+    if found is None:
+        return None
+    rank, queue, careful, run_at, parked, priority, key = found
+    if queue in held.queues or run_at > now:
+        return None
+    permits = limits.Permits(tx)
+    values: tuple[int, ...]
+    if parked is None:
+        lane = Lane(rank, queue, careful, run_at)
+        statement, values = CLAIM_ONE, (worker, number, worker)
+    else:
+        line = limits.line_with(tx, parked)
+        if line is None or permits.room(line.name) <= 0:
+            return None
+        lane = Lane(-priority, queue, careful, run_at, line.id, line.name)
+        statement, values = CLAIM_ONE_IN_LINE, (worker, number, line.id, worker)
+    if careful and not tx.try_lock(f"exclusive {key}"):
+        return None
+    claimed = [Claimed(*row) for row in tx.rows(statement, *values)]
+    if lane.line is not None:
+        permits.end_if_empty(lane.line, lane.limit)
+    turn = _Turn(tx, worker, now, held, permits)
+    may_begin = _those_that_may_begin(turn, lane, claimed)
+    permits.write()
+    if may_begin:
+        passing("after_claim")
+    return may_begin[0] if may_begin else None
 
 
 class _Turn(NamedTuple):

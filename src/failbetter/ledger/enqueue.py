@@ -45,6 +45,8 @@ class NewJob(msgspec.Struct, frozen=True, gc=False):
     tags: str | None = None
     mirror: str | None = None
     mirror_key: str | None = None
+    sent_at: int | None = None
+    """When its id is sent to an engine: at once, if at all; None: whoever maintains sends it."""
 
 
 _insert = insert(jobs).values(
@@ -76,10 +78,12 @@ _insert = insert(jobs).values(
     tags=b("tags"),
     mirror=b("mirror"),
     mirror_key=b("mirror_key"),
+    sent=b("sent"),
+    sent_at=b("sent_at"),
 )
 _ORDER = (
     "id task queue priority rank careful run_at created_at expires_at payload policy"
-    " unique_key exclusive_key subject version tags mirror mirror_key"
+    " unique_key exclusive_key subject version tags mirror mirror_key sent sent_at"
 )
 INSERT = Prepared(_insert, _ORDER)
 INSERT_UNLESS_LIVE = Prepared(
@@ -263,6 +267,8 @@ def _values(number: int, job: NewJob) -> Row:
         job.tags,
         job.mirror,
         job.mirror_key,
+        None if job.sent_at is None else 0,  # with the fence that a new job has
+        job.sent_at,
     )
 
 

@@ -154,7 +154,12 @@ def every_line(tx: Tx) -> list[Line]:
 
 def line_of(tx: Tx, job: JobRow) -> Line | None:
     """The line in which this job waits."""
-    return next((line for line in every_line(tx) if line.id == job.held), None)
+    return None if job.held is None else line_with(tx, job.held)
+
+
+def line_with(tx: Tx, number: int) -> Line | None:
+    """The line of this id, if there is one."""
+    return next((line for line in every_line(tx) if line.id == number), None)
 
 
 def is_line(tx: Tx, number: int) -> bool:

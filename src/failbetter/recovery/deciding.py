@@ -55,6 +55,9 @@ class Gone(msgspec.Struct, frozen=True):
     last_heard: int | None = None
     code: str | None = None
     beats: int | None = None
+    cause: Cause = Cause.LOST
+    """What its bodies ended of."""
+    evidence: dict[str, Any] = {}
 
     @property
     def note(self) -> str:
@@ -113,10 +116,11 @@ def judge(
         # Without its board nobody knows: what was handed out counts as begun.
         had_begun = begun is None or held.running or (job.id, job.fence) in begun
         outcome = Outcome(
-            Cause.LOST,
+            gone.cause,
             begun=had_begun,
             uncertain=had_begun and job.id in doubted,
             silent=silent,
+            alone=len(batch) == 1,
         )
         transition = decide(job.facts(), outcome, now, random)
         begun_at = (held.begun_at or now) if had_begun else None
@@ -135,7 +139,9 @@ def write(tx: Tx, gone: Gone, decisions: Sequence[Decision]) -> set[int]:
         # To its old place: it goes first again.
         claims.give_back(tx, unbegun, now)
     made = [_loss(gone, one, now) for one in waiting]
-    if made and not losses.hand_back(tx, made, gone.name, gone.code, now):
+    if gone.cause is not Cause.LOST:
+        ended = begun  # few, and each is charged in its own way
+    elif made and not losses.hand_back(tx, made, gone.name, gone.code, now):
         ended = begun  # a thawed worker has ended some: one by one, then
     late = settle(tx, [_settlement(gone, one, now) for one in ended]) if ended else []
     return {one.id for one in late}
@@ -193,16 +199,35 @@ def _settlement(gone: Gone, one: Decision, now: int) -> Settlement:
         number=job.starts + 1,
         priority=job.priority,
         transition=one.transition,
-        cause=Cause.LOST,
+        cause=gone.cause,
         begun_at=one.begun_at,
         ended_at=now,
         worker=gone.name,
         code=gone.code,
-        error=_error(job.task, gone.name, gone.why),
+        error=_error_of(gone, job),
         evidence=_evidence(gone, one.checkpoint),
         mirror_key=job.mirror_key,
         holder=job.worker,
     )
+
+
+def _error_of(gone: Gone, job: Claimed) -> Error:
+    stacks = gone.evidence.get("stacks")
+    if gone.cause is Cause.TIMED_OUT:
+        text = (
+            f"the body ran longer than its timeout of {job.policy.timeout:g} s and did not stop"
+            " when it was asked to; its process was killed"
+        )
+        return own_error(job.task, "failbetter.TimedOut", text, stacks)
+    if gone.cause is Cause.STALLED:
+        text = (
+            f"the body made no progress for {job.policy.stalled_after:g} s and did not stop when"
+            " it was asked to; its process was killed"
+        )
+        return own_error(job.task, "failbetter.Stalled", text, stacks)
+    if gone.cause is Cause.CRASHED:
+        return own_error(job.task, "failbetter.ProcessDied", gone.why, stacks)
+    return _error(job.task, gone.name, gone.why)
 
 
 @functools.lru_cache(maxsize=1_000)
@@ -211,9 +236,8 @@ def _error(task: str, name: str, why: str) -> Error:
     return own_error(task, "failbetter.WorkerLost", text)
 
 
-@functools.lru_cache(maxsize=1_000)
 def _evidence(gone: Gone, checkpoint: losses.Checkpoint | None) -> str:
-    found: dict[str, Any] = {"why": gone.why}
+    found: dict[str, Any] = {"why": gone.why, **gone.evidence}
     if gone.host is not None:
         found["host"] = gone.host
     if gone.last_heard is not None:

@@ -24,10 +24,11 @@ from failbetter.recovery.deciding import (
     tell,
     tell_expired,
 )
+from failbetter.recovery.guests import known_dead
 from failbetter.recovery.lock import Lock, Overtaken
 from failbetter.recovery.report import RecoveryProgress, RecoveryReport, WatchedWorker
 from failbetter.recovery.settling import BATCH, Settler
-from failbetter.recovery.sweeper import LEASE_RAN_OUT, SUPERVISOR_DIED
+from failbetter.recovery.sweeper import LEASE_RAN_OUT
 from failbetter.recovery.watch import Watch
 
 if TYPE_CHECKING:
@@ -111,10 +112,15 @@ def _look(database: Database) -> _Found:
     return _Found(
         workers,
         [
-            *(gone(one, SUPERVISOR_DIED) for one in workers if one.id in dead),
+            *(known_dead(database.fleet, one) for one in workers if one.id in dead),
             *(one for one in orphans if one.id not in known),
         ],
-        [one for one in workers if one.id not in dead and one.lease_expired(now)],
+        # Of an engine's process, silence says nothing.
+        [
+            one
+            for one in workers
+            if one.id not in dead and one.lease_expired(now) and one.engine is None
+        ],
         overdue,
     )
 

@@ -17,13 +17,13 @@ from failbetter.errors import LedgerError
 from failbetter.ledger import registry, turns
 from failbetter.recovery import status
 from failbetter.recovery.deciding import Gone, Report, gone, orphaning
+from failbetter.recovery.guests import Vouch, gone_here
 from failbetter.recovery.settling import BATCH, TURN, Settler
 from failbetter.recovery.watch import Watch
 
 if TYPE_CHECKING:
     from failbetter.ledger.database import Database
 
-SUPERVISOR_DIED = "its supervisor died"
 LEASE_RAN_OUT = "its lease ran out"
 # Seconds for which a sweeper keeps the others of all hosts from doing the same.
 _SWEEPING = 2.0
@@ -34,15 +34,20 @@ _AT_MOST = 0.5
 class Sweeper:
     """Finds dead and lost workers and hands back what they held. One for each process.
 
-    `own`: the id of the worker that sweeps; None: it is none.
+    `own`: the id of the worker that sweeps; None: it is none. `vouch`: why a silent worker in an
+    engine's process is known to be gone, if it is; without it none is believed to be.
     """
 
-    def __init__(self, database: Database, own: int | None = None) -> None:
+    def __init__(
+        self, database: Database, own: int | None = None, vouch: Vouch = lambda worker: None
+    ) -> None:
         self._database = database
         self._own = own
         self._name = own if own is not None else ids.take()
         self._watch = Watch(own)
         self._settler = Settler(database, go_on=self._has_time)
+        self._vouch = vouch
+        self._dead_since: dict[int, float] = {}
         self._limit = 0.0
         self.swept_at: int | None = None
         """When it last swept and could (µs, by the ledger's clock)."""
@@ -77,9 +82,15 @@ class Sweeper:
         for worker in others:
             if self._database.sees_dead(worker.id, worker.fleet):
                 # Only from this host can that be seen, so that nobody's turn is waited for.
-                self._settle(gone(worker, SUPERVISOR_DIED), report)
-            elif worker.id in silent:
+                since = self._dead_since.setdefault(worker.id, now)
+                one = gone_here(self._database.fleet, worker, now - since)
+                if one is not None:
+                    self._settle(one, report)
+            elif worker.id in silent and worker.engine is None:
                 lost.append(gone(worker, LEASE_RAN_OUT, silent=True))
+            elif worker.id in silent and (why := self._vouch(worker)) is not None:
+                lost.append(gone(worker, why, silent=True))
+        self._dead_since = {n: at for n, at in self._dead_since.items() if n in known}
         known |= {one.id for one in orphans}
         lost += [one for one in orphans if self._settler.is_due(one)]
         if (lost or overdue) and self._is_my_turn():

@@ -69,7 +69,14 @@ class OneByOne:
     def run(self, source: socket.socket) -> None:
         """Run hand-outs until there will be no more."""
         for handout, args in handouts(source):
-            self._run_one(handout, args)
+            self.run_one(handout, args)
+
+    def close(self) -> None:
+        """Close the loop on which async bodies ran."""
+        if self._loop is not None:
+            asyncio.set_event_loop(None)
+            self._loop.close()
+            self._loop = None
 
     def interrupt(self, message: Interrupt) -> None:
         """Stop the running body, if it is the one meant. Called from the line's thread."""
@@ -102,7 +109,8 @@ class OneByOne:
         else:
             raise EXCEPTIONS[message.why]
 
-    def _run_one(self, handout: Handout, args: bytes | None) -> None:
+    def run_one(self, handout: Handout, args: bytes | None) -> None:
+        """Run one, here and now."""
         attempt = self._executor.prepare(handout, args)
         if attempt is None:
             return
@@ -164,6 +172,17 @@ class Concurrent:
         for _ in range(self._slots - 1):
             self._free.acquire()
 
+    def run_one(self, handout: Handout, args: bytes | None) -> None:
+        """Run one and wait for its end; a sync body in this thread."""
+        self._free.acquire()
+        attempt = self._executor.prepare(handout, args)
+        if attempt is None:
+            self._free.release()
+        elif attempt.task.is_async:
+            asyncio.run_coroutine_threadsafe(self._run_async(attempt), self._own_loop()).result()
+        else:
+            self._run_sync(attempt)
+
     def _start(self, handout: Handout, args: bytes | None) -> None:
         attempt = self._executor.prepare(handout, args)
         if attempt is None:
@@ -177,9 +196,16 @@ class Concurrent:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             threading.Thread(
-                target=self._loop.run_forever, name="failbetter-loop", daemon=True
+                target=_run_loop, args=(self._loop,), name="failbetter-loop", daemon=True
             ).start()
         return self._loop
+
+    def close(self) -> None:
+        """Let go of the threads and the loop. No body runs any more."""
+        self._threads.shutdown(wait=False)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop = None
 
     def _run_sync(self, attempt: Attempt) -> None:
         key = (attempt.handout.id, attempt.handout.fence)
@@ -251,6 +277,13 @@ class Concurrent:
                 on_loop[0].running.ask_to_cancel()
             _note_stack(on_loop[1], self._stacks)
             self._loop.call_soon_threadsafe(on_loop[1].cancel, message.why)
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
 
 
 def _note_stack(body: asyncio.Task[Any], stacks: int) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from failbetter import ids
 from failbetter.errors import LedgerError
 from failbetter.faultpoints import passing
-from failbetter.ledger import claims, holds, hooks, limits, registry
+from failbetter.ledger import claims, holds, hooks, limits, registry, sending
 from failbetter.ledger.endings import Error, Settlement, is_recorded, settle
 from failbetter.lifecycle.decide import Items, Outcome, decide
 from failbetter.lifecycle.states import Cause, State
@@ -48,11 +48,16 @@ class Desk:
         database: Database,
         worker: registry.Worker,
         held: Callable[[], set[tuple[int, int]]] = set,
+        *,
+        for_one: bool = False,
     ) -> None:
-        """`held`: gives (id, fence) of all that is claimed and not put on the desk yet."""
+        """`held`: gives (id, fence) of all that is claimed and not put on the desk yet. `for_one`:
+        the worker is registered with its first claim, and leaves with what it writes then."""
         self._database = database
         self.worker = worker
         self._held = held
+        self._for_one = for_one
+        self._leaving = False
         self._connection = self._connected()
         self._endings: list[Settlement] = []
         self._undecided: list[Undecided] = []
@@ -160,6 +165,7 @@ class Desk:
             or self._asked
             or self._begun
             or self._give_back
+            or self._leaving
             or self._connected() not in (None, self._connection)
         )
 
@@ -209,6 +215,8 @@ class Desk:
                     claims.give_back(tx, self._give_back, tx.now())
                 claimed = self._claim(tx, room, found)
                 self._give_back_permits(tx)
+                if self._leaving:
+                    registry.remove(tx, self.worker.id)
         except LedgerError as error:
             self.put_off(error, now)
             return []
@@ -219,6 +227,29 @@ class Desk:
         self._after(judged, refused)
         tell_opened(opened)
         return claimed if durable or self._is_safe(claimed, now) else []
+
+    def claim_one(self, number: int) -> Claimed | None:
+        """Claim the job of that id; None: it may not begin now, and is sent again when it may.
+
+        Raises LedgerError.
+        """
+        with self._database.write(durable=False) as tx:
+            if self._for_one:
+                registry.register(tx, self.worker)
+            claimed = claims.claim_one(tx, self.worker.id, number, tx.now())
+            if claimed is None:
+                sending.mark_unsent(tx, [number])
+                if self._for_one:
+                    registry.remove(tx, self.worker.id)
+        if claimed is None or self._is_safe([claimed], 0.0):
+            return claimed
+        self.give_back(claimed)
+        self._leaving = self._for_one
+        return None
+
+    def leave(self) -> None:
+        """Sign off with the next write."""
+        self._leaving = True
 
     def _give_permits(self) -> None:
         """Answer those that ask for another permit: at once, in a transaction of its own.
@@ -323,6 +354,7 @@ class Desk:
         self._give_back.clear()
         self._permits.clear()
         self._requests.clear()
+        self._leaving = False
 
     def put_off(self, error: LedgerError, now: float) -> None:
         """Try the ledger again only after a pause, which grows."""

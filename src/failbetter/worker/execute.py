@@ -6,11 +6,11 @@ import os
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from failbetter import ledger, logs
+from failbetter import ledger, logs, running
 from failbetter.errors import EffectUncertain, Release, Retry
 from failbetter.faultpoints import passing
 from failbetter.job import MASK
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from failbetter.board import Ring
     from failbetter.records import Records, Reference
     from failbetter.task import Task
-    from failbetter.worker.channel import Channel
     from failbetter.worker.wire import Handout
 
 # Of each failed item so much of its error's message is kept.
@@ -130,10 +129,30 @@ class Attempt:
         return found.type, found.message[:MAX_ITEM_MESSAGE]
 
 
+class Line(running.Line, Protocol):
+    """To whom an executor tells what happens, and who does what a body asks for."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether an exception in this thread would strike the telling, and not the body."""
+
+    def tell(self, message: msgspec.Struct) -> None:
+        """Tell of an attempt's end."""
+
+    def payload(self, handout: Handout) -> str:
+        """Arguments that were too large for the hand-out."""
+
+    def is_outdated(self, handout: Handout) -> bool:
+        """Whether a newer job of the same subject has succeeded since this one was claimed."""
+
+    def permit(self, handout: Handout, tries: int) -> int | None:
+        """Another permit of the job's rate limit: its term; None: it must wait."""
+
+
 class Executor:
     """Turns hand-outs into endings. Shared by the ways a child runs bodies (see `bodies`)."""
 
-    def __init__(self, app: App, channel: Channel, ring: Ring, worker: int, code: str) -> None:
+    def __init__(self, app: App, channel: Line, ring: Ring, worker: int, code: str) -> None:
         self._app = app
         self._worker = worker
         self._code = code

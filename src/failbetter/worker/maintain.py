@@ -1,4 +1,4 @@
-"""Upkeep without running jobs: sweeps, holds, operations, mirrored rows, retention.
+"""Upkeep without running jobs: sweeps, holds, operations, engines, mirrored rows, retention.
 
 For fleets whose jobs run elsewhere, and beside workers on other hosts. It has no worker's row, so
 that each sweep writes a mark of its own: a process that cannot write believes nobody's silence.
@@ -17,14 +17,17 @@ import msgspec
 
 from failbetter import holds, logs
 from failbetter.app import App
-from failbetter.errors import FailbetterError, LedgerError, SchemaMismatch
+from failbetter.errors import EngineUnavailable, FailbetterError, LedgerError, SchemaMismatch
 from failbetter.fleet import describe_process
 from failbetter.ledger import hooks
 from failbetter.ledger.database import Database
+from failbetter.ledger.registry import Worker
+from failbetter.recovery.guests import keeper_of
 from failbetter.recovery.sweeper import Sweeper
 from failbetter.triage.ramp import Driver
 from failbetter.worker.appload import load_app
 from failbetter.worker.delivery import Delivery
+from failbetter.worker.dispatch import Dispatcher
 from failbetter.worker.keeping import Keeping
 from failbetter.worker.watching import Watching
 
@@ -61,16 +64,28 @@ class Maintainer:
         watching: Watching | None = None,
         app: App | None = None,
     ) -> None:
-        """`app`: whose hooks there are."""
+        """`app`: whose hooks there are, and whose engine is to be sent to."""
         self._watching = watching
         self._database = database
         self._app = app
         self._delivery = delivery
         self._keeping = keeping
-        self._sweeper = Sweeper(database)
+        self._engine = None if app is None else app.engine
+        self._sweeper = Sweeper(database, vouch=self._why_gone)
+        self._dispatcher = None if self._engine is None else Dispatcher(database, self._engine)
         self._driver = Driver(database)
         self._stop = threading.Event()
         self._failures = 0
+
+    def _why_gone(self, worker: Worker) -> str | None:
+        """Why a worker in an engine's process is gone for certain, if it is."""
+        keeper = keeper_of(worker)
+        if self._engine is None or self._engine.name != worker.engine or keeper is None:
+            return None
+        try:
+            return self._engine.is_gone(keeper)
+        except EngineUnavailable:
+            return None
 
     def listen(self) -> None:
         """From now on SIGTERM and SIGINT stop it; a second one at once."""
@@ -103,6 +118,8 @@ class Maintainer:
                 pass
             while holds.tick(self._database) and not self._stop.is_set():
                 pass
+            while self._dispatch() and not self._stop.is_set():
+                pass
             if self._keeping is not None:
                 self._keeping.work()
             if self._watching is not None:
@@ -121,6 +138,8 @@ class Maintainer:
             self._keeping.stop()
         if self._watching is not None:
             self._watching.stop()
+        if self._engine is not None:
+            self._engine.close()
         self._database.close()
 
     def _tick(self) -> bool:
@@ -130,6 +149,10 @@ class Maintainer:
             self._register(app)
         more = self._sweeper.tick(time.monotonic()).more
         return self._driver.tick(time.monotonic()).more or more
+
+    def _dispatch(self) -> bool:
+        """Send to the engine what is due; whether there is more to send at once."""
+        return self._dispatcher is not None and self._dispatcher.tick(time.monotonic()).more
 
     def _register(self, app: App) -> None:
         """Have its hooks run for what happens from now on; if that cannot be, next time."""
@@ -144,6 +167,7 @@ class Maintainer:
         try:
             more = self._tick()
             holds.tick(self._database)
+            more = self._dispatch() or more
             if self._keeping is not None:
                 self._keeping.tick(self._database, time.monotonic())
             if self._watching is not None:
