@@ -109,7 +109,7 @@ class Guest:
         self._attendant.attend()
         try:
             self._in_time(job)
-            # What a body sees of its job must not stay for what the engine runs next in this thread.
+            # What a body sees of its job must not stay for what the engine runs next here.
             context = contextvars.copy_context()
             context.run(self._way.run_one, self._handout(job), job.payload.encode())
         finally:
