@@ -10,7 +10,8 @@ import pytest
 from tests.conformance.kit import NOW, SECOND, Ledger, new_job, unlike
 from tests.unit.processes import other
 
-from failbetter.ledger import claims
+from failbetter.errors import LedgerUnavailable
+from failbetter.ledger import claims, registry
 from failbetter.lifecycle.states import Cause
 from failbetter.limits import DRILL
 
@@ -202,6 +203,36 @@ def test_nor_do_two_processes(worked: Ledger, database_url: str) -> None:
         shares = [list(map(int, process.hear().split())) for process in (one, two)]
     assert sorted(shares[0] + shares[1]) == numbers
     assert all(shares)
+
+
+@pytest.mark.parametrize("exclusive", [None, "k"])
+def test_nobody_is_declared_lost_in_the_middle_of_a_claim(
+    worked: Ledger, connect: Callable[[], Ledger], exclusive: str | None
+) -> None:
+    """Promise 6: between what a claim has checked and its commit, nobody removes its worker."""
+    worked.add(exclusive=exclusive)
+    sweeper = connect()
+    sweeper.database.ensure_schema()
+    with worked.database.write() as tx:
+        claimed, _ = claims.claim(tx, 1, [], 1, NOW)
+        with pytest.raises(LedgerUnavailable), sweeper.database.write(timeout=0.2) as other_tx:
+            registry.remove(other_tx, 1)
+    assert [held.job.id for held in sweeper.held()] == [job.id for job in claimed] != []
+    assert sweeper.remove(1)
+
+
+@pytest.mark.parametrize("exclusive", [None, "k"])
+def test_nobody_claims_while_being_declared_lost(
+    worked: Ledger, connect: Callable[[], Ledger], exclusive: str | None
+) -> None:
+    """Promise 6: a claim waits for what becomes of its worker, and takes nothing if it is gone."""
+    worked.add(exclusive=exclusive)
+    sweeper = connect()
+    with sweeper.database.write() as tx:
+        assert registry.remove(tx, 1)
+        with pytest.raises(LedgerUnavailable), worked.database.write(timeout=0.2) as other_tx:
+            claims.claim(other_tx, 1, [], 1, NOW)
+    assert worked.claim() == []
 
 
 # -- exclusive

@@ -15,6 +15,7 @@ from sqlalchemy import Insert, Update, func, select
 
 from failbetter.errors import LedgerUnavailable
 from failbetter.ledger.kinds.base import LOCK_PATIENCE, Tx, Undone, Writer, said
+from failbetter.ledger.kinds.mysql import listed
 from failbetter.ledger.kinds.mysql.taking import Taking
 from failbetter.ledger.prepared import Prepared
 from failbetter.ledger.schema import jobs
@@ -83,6 +84,7 @@ def open_connection(arguments: dict[str, Any]) -> Connection:
     """A connection in autocommit. Raises as the driver does."""
     flags = arguments.get("client_flag", 0) | CLIENT.FOUND_ROWS | CLIENT.MULTI_STATEMENTS
     connection = Connection(**{**arguments, "client_flag": flags, "autocommit": True})
+    listed.adapt(connection)
     limit_silence(connection)
     return connection
 
@@ -108,6 +110,7 @@ class MySQLTx(Tx):
         self._cursor = connection.cursor()
         self._texts = kind.texts
         self._taking: dict[Prepared, Taking | None] = {}
+        self._lists: dict[Prepared, tuple[int, ...]] = {}
         self.has_locks = False
         """Whether `try_lock` has been given any."""
 
@@ -124,17 +127,18 @@ class MySQLTx(Tx):
 
     def run(self, statement: Prepared, *values: object) -> int:
         try:
-            return self._execute(self._texts.of(statement), values)
+            return self._execute(self._texts.of(statement), self._read(statement, values))
         except pymysql.err.IntegrityError as error:
             if not self.kind.is_refusal(statement, error):
                 raise
             return 0
 
     def rows(self, statement: Prepared, *values: object) -> list[tuple[Any, ...]]:
+        given = self._read(statement, values)
         taking = self._taking_of(statement)
         if taking is not None:
-            return taking.run(self._fetch, values)
-        return self._fetch(self._texts.of(statement), values)
+            return taking.run(self._fetch, given)
+        return self._fetch(self._texts.of(statement), given)
 
     def row(self, statement: Prepared, *values: object) -> tuple[Any, ...] | None:
         found = self.rows(statement, *values)
@@ -143,6 +147,14 @@ class MySQLTx(Tx):
     def _fetch(self, text: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         self._execute(text, values)
         return list(self._cursor.fetchall())
+
+    def _read(self, statement: Prepared, values: Sequence[object]) -> Sequence[object]:
+        """The parameters, with the lists among them read."""
+        places = self._lists.get(statement)
+        if places is None:
+            places = listed.places(self._texts, statement.on(self.kind))
+            self._lists[statement] = places
+        return listed.read(places, values)
 
     def _taking_of(self, statement: Prepared) -> Taking | None:
         """How it is done in steps, if it is an update that returns rows."""

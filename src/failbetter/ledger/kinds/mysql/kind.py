@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pymysql
 import sqlalchemy
 from pymysql.constants import CR, ER
-from sqlalchemy import BigInteger, Column, case, collate, event, exc, func, literal_column, select
+from sqlalchemy import Column, case, collate, event, exc, func, select
 from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from sqlalchemy.sql import Insert
 
@@ -24,7 +24,7 @@ from failbetter.errors import (
 from failbetter.ledger.kinds.base import Kind, Tx
 from failbetter.ledger.kinds.clock import Clock
 from failbetter.ledger.kinds.meeting import folder_of
-from failbetter.ledger.kinds.mysql import tables, taking, unless
+from failbetter.ledger.kinds.mysql import listed, tables, taking, unless
 from failbetter.ledger.kinds.mysql.connection import (
     LOCKED_OUT,
     MySQLWriter,
@@ -193,20 +193,12 @@ class MySQL(Kind):
         return taking.among(column, chosen)
 
     def listed(self, column: ColumnElement[Any], texts: ColumnElement[Any]) -> ColumnElement[bool]:
-        is_number = isinstance(column.type, BigInteger)
-        kind = "BIGINT" if is_number else "LONGTEXT"
-        each = func.json_table(
-            texts, literal_column(f"'$[*]' COLUMNS (one {kind} PATH '$')")
-        ).table_valued("one", name="listed")
-        one: ColumnElement[Any] = each.c.one
-        if not is_number:
-            one = collate(one, tables.collation(is_mariadb=self.is_mariadb))
-        return column.in_(select(one))
+        return listed.is_listed(column, texts)
 
     def numbered(
         self, column: ColumnElement[Any], numbers: ColumnElement[Any]
     ) -> ColumnElement[bool]:
-        return self.listed(column, numbers)
+        return listed.is_listed(column, numbers)
 
     def matches(self, column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
         escaped = re.sub(r"([|%_])", r"|\1", pattern).replace("*", "%")
