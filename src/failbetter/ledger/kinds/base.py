@@ -105,6 +105,7 @@ class Tx(ABC):
         """
         try:
             self.savepoint()
+            self.kind.check_savepoint(self)
         except Exception as error:  # such as a caller's connection that is in no transaction
             raise Undone(said(error)) from error
         try:
@@ -272,6 +273,10 @@ class Kind(ABC):
         """
 
     # -- statements
+
+    def check_savepoint(self, tx: Tx) -> None:
+        """Raise unless the savepoint was made, where a database says nothing outside of any."""
+        return
 
     @contextlib.contextmanager
     def impatient(self, tx: Tx) -> Iterator[None]:

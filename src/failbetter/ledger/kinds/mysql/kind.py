@@ -21,7 +21,7 @@ from failbetter.errors import (
     LedgerUnavailable,
     SchemaMismatch,
 )
-from failbetter.ledger.kinds.base import Kind, Tx
+from failbetter.ledger.kinds.base import ROLLBACK_TO, Kind, Tx
 from failbetter.ledger.kinds.clock import Clock
 from failbetter.ledger.kinds.meeting import folder_of
 from failbetter.ledger.kinds.mysql import listed, tables, taking, unless
@@ -162,6 +162,11 @@ class MySQL(Kind):
             yield connection
 
     # -- statements
+
+    def check_savepoint(self, tx: Tx) -> None:
+        # In a caller's connection that is in autocommit it is gone with its own statement.
+        if not tx.may_undo:
+            tx.run(ROLLBACK_TO)
 
     @contextlib.contextmanager
     def impatient(self, tx: Tx) -> Iterator[None]:
