@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.servers.postgres import fresh_database, shared_server
 
 from failbetter.ledger import migrate
 from failbetter.ledger.database import Database
+from failbetter.ledger.kinds.meeting import folder_of
 from failbetter.ledger.schema import metadata
 
 
@@ -128,6 +130,8 @@ class MariaDB:
             yield url
         finally:
             mariadb.shared_server().give_back("ledger", url)
+            # Of that name there will be another ledger, with other workers of the same numbers.
+            shutil.rmtree(folder_of(make_url(url), None), ignore_errors=True)
 
     @contextlib.contextmanager
     def occupied(self, url: str) -> Iterator[None]:

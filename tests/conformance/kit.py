@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import psycopg
+import pymysql
 import pytest
+from sqlalchemy import make_url
 
 from failbetter.ledger import acts, claims, effects, reads, registry
 from failbetter.ledger.claims import Claimed
@@ -41,6 +45,16 @@ def set_clocks(monkeypatch: pytest.MonkeyPatch, now: int) -> None:
     """For every ledger, it is that time for as long as the patch holds."""
     for kind in (SQLite, Postgres, MySQL):
         monkeypatch.setattr(kind, "now", lambda self: now)
+
+
+def driver_connection(url: str, *, autocommit: bool = False) -> Any:
+    """A connection of the database's own driver, as an application may have it."""
+    given = make_url(url)
+    if given.get_backend_name() == "sqlite":
+        return sqlite3.connect(str(given.database))
+    if given.get_backend_name() == "postgresql":
+        return psycopg.connect(url.replace("+psycopg", ""), autocommit=autocommit)
+    return pymysql.connect(**given.translate_connect_args(username="user"), autocommit=autocommit)
 
 
 def new_job(policy: Policy = POLICY, **given: Any) -> NewJob:

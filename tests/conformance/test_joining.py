@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import textwrap
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,10 +11,11 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from tests.conformance.backends import Backend
+from tests.conformance.kit import driver_connection
 from tests.unit.processes import other
 
 from failbetter import App, ConfigurationError, SchemaMismatch
@@ -48,10 +48,14 @@ class Caller:
 
     def order(self) -> None:
         """Write a row of the caller's own."""
-        if isinstance(self.connection, (sqlite3.Connection, psycopg.Connection)):
-            self.connection.execute("INSERT INTO orders VALUES (1)")
+        self.run("INSERT INTO orders VALUES (1)")
+
+    def run(self, statement: str) -> None:
+        """Run a statement of the caller's own."""
+        if isinstance(self.connection, (Connection, Session, scoped_session)):
+            self.connection.execute(text(statement))
         else:
-            self.connection.execute(text("INSERT INTO orders VALUES (1)"))
+            self.connection.cursor().execute(statement)
 
     def commit(self) -> None:
         self.connection.commit()
@@ -87,11 +91,7 @@ def scoped(url: str) -> Iterator[Caller]:
 
 @contextmanager
 def driver(url: str) -> Iterator[Caller]:
-    connection: Any
-    if url.startswith("sqlite"):
-        connection = sqlite3.connect(url.removeprefix("sqlite:///"))
-    else:
-        connection = psycopg.connect(url.replace("+psycopg", ""))
+    connection = driver_connection(url)
     yield Caller(connection)
     connection.close()
 
@@ -100,11 +100,7 @@ def driver(url: str) -> Iterator[Caller]:
 def caller(request: pytest.FixtureRequest, app: App) -> Iterator[Caller]:
     made: Callable[[str], AbstractContextManager[Caller]] = request.param
     with made(app.url) as opened:
-        opened.connection.execute(
-            text("CREATE TABLE orders (id INTEGER)")
-            if made is not driver
-            else "CREATE TABLE orders (id INTEGER)"
-        )
+        opened.run("CREATE TABLE orders (id INTEGER)")
         opened.commit()
         yield opened
 
@@ -193,6 +189,9 @@ def test_without_tables_that_is_said(empty_url: str, backend: Backend) -> None:
 
 
 def in_async(url: str, work: Callable[[Any], Coroutine[Any, Any, None]], *, orm: bool) -> None:
+    if url.startswith("mysql"):
+        pytest.skip("no asynchronous driver of it is here")
+
     async def run() -> None:
         engine = create_async_engine(url.replace("sqlite:", "sqlite+aiosqlite:"))
         opened = AsyncSession(engine) if orm else engine.connect()
@@ -262,9 +261,12 @@ DJANGO = """
     from django.conf import settings
     from sqlalchemy import make_url
     url = make_url(sys.argv[1])
-    sqlite = url.get_backend_name() == "sqlite"
+    engine = {"sqlite": "sqlite3"}.get(url.get_backend_name(), url.get_backend_name())
+    if engine == "mysql":
+        import pymysql
+        pymysql.install_as_MySQLdb()
     settings.configure(DATABASES={"default": {
-        "ENGINE": "django.db.backends." + ("sqlite3" if sqlite else "postgresql"),
+        "ENGINE": f"django.db.backends.{engine}",
         "NAME": url.database, "USER": url.username, "HOST": url.host, "PORT": url.port,
         "OPTIONS": {},
     }})
@@ -303,8 +305,8 @@ def test_django(database_url: str) -> None:
 
 def test_a_ledger_in_a_schema_of_its_own(empty_url: str, backend: Backend) -> None:
     """The caller's search path leads elsewhere, and both write in one transaction."""
-    if backend.name == "sqlite":
-        pytest.skip("SQLite has no schemas")
+    if backend.name != "postgresql":
+        pytest.skip("has no schemas in a database")
     app = App(empty_url, schema="back office")
     assert app.migrate()[0] is None
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-import sqlite3
 import textwrap
 import threading
 import time
@@ -21,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-import pymysql
 import pytest
 import sqlalchemy
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from tests.conformance.backends import Backend
-from tests.conformance.kit import Ledger, ending
+from tests.conformance.kit import Ledger, driver_connection, ending
+from tests.servers import mariadb
 from tests.servers.postgres import shared_server
 from tests.unit.processes import other
 
@@ -433,19 +432,9 @@ def test_a_rollback_leaves_neither(rows: Rows, upload: Upload, ledger: Ledger) -
     assert len(ledger.rows()) == 1
 
 
-def drivers_own(url: str, *, autocommit: bool = False) -> Any:
-    """A connection of the database's driver."""
-    given = sqlalchemy.make_url(url)
-    if given.get_backend_name() == "sqlite":
-        return sqlite3.connect(str(given.database))
-    if given.get_backend_name() == "postgresql":
-        return psycopg.connect(url.replace("+psycopg", ""), autocommit=autocommit)
-    return pymysql.connect(**given.translate_connect_args(username="user"), autocommit=autocommit)
-
-
 def test_a_drivers_own_connection(rows: Rows, upload: Upload, backend: Backend) -> None:
     """C6: also in a transaction that the driver alone knows of, as it is found again after."""
-    connection = drivers_own(rows.url)
+    connection = driver_connection(rows.url)
     patience, ask = {
         "sqlite": ("PRAGMA busy_timeout = 7", "PRAGMA busy_timeout"),
         "postgresql": ("SET lock_timeout = '7s'", "SHOW lock_timeout"),
@@ -487,7 +476,7 @@ def test_a_connection_without_transactions(
     """No savepoint can be there: the row comes by the outbox."""
     if backend.name == "sqlite":
         pytest.skip("has savepoints everywhere")
-    with closing(drivers_own(rows.url, autocommit=True)) as connection:
+    with closing(driver_connection(rows.url, autocommit=True)) as connection:
         upload.using(connection=connection).enqueue(1)
     assert waiting(ledger) == 1
     deliver(upload.app, lambda: waiting(ledger) == 0)
@@ -531,8 +520,7 @@ DJANGO = """
     url = make_url(sys.argv[1])
     engine = {"sqlite": "sqlite3"}.get(url.get_backend_name(), url.get_backend_name())
     if engine == "mysql":
-        import pymysql
-        pymysql.install_as_MySQLdb()
+                pymysql.install_as_MySQLdb()
     settings.configure(DATABASES={"default": {
         "ENGINE": f"django.db.backends.{engine}",
         "NAME": url.database, "USER": url.username, "HOST": url.host, "PORT": url.port,
@@ -715,19 +703,20 @@ def test_a_row_that_is_not_there(worked: Ledger, rows: Rows, upload: Upload, app
 # -- in another database
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rows]:
     """The user's table in another database than the ledger's."""
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path / 'shop.db'}"
     else:
-        url = shared_server().new_database()
+        server = {"postgresql": shared_server, "mariadb": mariadb.shared_server}[request.param]()
+        url = server.new_database()
     made = Rows(url)
     made.add()
     yield made
     made.engine.dispose()
-    if request.param == "postgresql":
-        shared_server().drop_database(url)
+    if request.param != "sqlite":
+        server.drop_database(url)
 
 
 def test_another_database_follows(worked: Ledger, app: App, elsewhere: Rows) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from sqlalchemy import event
+from sqlalchemy import String, event
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from tests.conformance.kit import Ledger
 from tests.conformance.test_preview import verdicts
@@ -22,12 +22,12 @@ class Base(DeclarativeBase):
 class User(Base):
     __tablename__ = "users"
     id: Mapped[int] = mapped_column(primary_key=True)
-    state: Mapped[str | None] = mapped_column(default=None)
+    state: Mapped[str | None] = mapped_column(String(50), default=None)
 
 
 class Seat(Base):
     __tablename__ = "seats"
-    show: Mapped[str] = mapped_column(primary_key=True)
+    show: Mapped[str] = mapped_column(String(50), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
 
 

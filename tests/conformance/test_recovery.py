@@ -397,6 +397,12 @@ def refusing(app: App, backend: Backend, number: int) -> Iterator[None]:
             " BEGIN SELECT RAISE(ABORT, 'not this one'); END"
         ]
         drop = "DROP TRIGGER no"
+    elif backend.name in ("mariadb", "mysql"):
+        make = [
+            f"CREATE TRIGGER no BEFORE UPDATE ON failbetter_jobs FOR EACH ROW IF {where} THEN"
+            " SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not this one'; END IF"
+        ]
+        drop = "DROP TRIGGER no"
     else:
         make = [
             "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS"

@@ -358,16 +358,16 @@ class MySQLWriter(Writer):
         # Ids grow with time, and the largest one is read without looking at a row: whoever
         # enqueues is seen by that. What else there may be to do is found by a look now and then.
         now = time.monotonic()
-        if now - self._looked >= _LOOK_EVERY:
-            self._looked = now
-            return True
-        if now - self._asked < _ASK_EVERY:
+        looks = now - self._looked >= _LOOK_EVERY
+        if not looks and now - self._asked < _ASK_EVERY:
             return False
         self._asked = now
+        if looks:
+            self._looked = now
         self._connection.patience = _SILENCE
         row = self.tx.row(NEWEST)
         before, self._newest = self._newest, row
-        return row != before
+        return looks or row != before
 
     def _set_clock(self) -> None:
         self._connection.patience = _SILENCE

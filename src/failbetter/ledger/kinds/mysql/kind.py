@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pymysql
 import sqlalchemy
 from pymysql.constants import CR, ER
-from sqlalchemy import Column, case, collate, event, exc, func, select
+from sqlalchemy import Column, case, collate, event, exc, func, literal_column, select
 from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from sqlalchemy.sql import Insert
 
@@ -212,11 +212,14 @@ class MySQL(Kind):
     def member(self, column: ColumnElement[Any], path: Sequence[str]) -> ColumnElement[str]:
         at = "$" + "".join("." + json.dumps(name, ensure_ascii=False) for name in path)
         found: ColumnElement[Any] = func.json_extract(column, at)
+        told: ColumnElement[Any] = func.json_unquote(found)
         if self.is_mariadb:
-            found = func.json_compact(found)  # which puts blanks between the members of a list
+            # It puts blanks between the members of a list, and puts them back when unquoting.
+            is_text = func.json_type(found) == literal_column("'STRING'")
+            told = case((is_text, told), else_=func.json_compact(found))
         # A text with a NUL is no text on other servers.
-        found = case((func.instr(column, r"\u0000") > ZERO, None), else_=func.json_unquote(found))
-        return collate(found, tables.collation(is_mariadb=self.is_mariadb))
+        told = case((func.instr(found, r"\u0000") > ZERO, None), else_=told)
+        return collate(told, tables.collation(is_mariadb=self.is_mariadb))
 
     def contains(
         self, column: ColumnElement[Any], part: str | ColumnElement[str]
