@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import psutil
 import pymysql
+from pymysql.constants import CLIENT
 from tests.servers.home import Home, as_server_user, free_port, give_away
 
 if TYPE_CHECKING:
@@ -158,10 +159,10 @@ class MariaDBServer:
         return self.url_of("mysql")
 
     def connect(self, database: str | None = None) -> Any:
-        """A plain connection in autocommit."""
+        """A plain connection in autocommit, which takes several statements at once."""
         return pymysql.connect(
             host="127.0.0.1", port=self.port, user="shop", database=database, autocommit=True,
-            charset="utf8mb4",
+            charset="utf8mb4", ssl_disabled=True, client_flag=CLIENT.MULTI_STATEMENTS,
         )  # fmt: skip
 
     def log_text(self) -> str:
@@ -318,10 +319,13 @@ class MariaDBServer:
         rows = [one for one in made if not one.startswith("CREATE TABLE")]
         with contextlib.closing(self.connect(name)) as link, link.cursor() as cursor:
             cursor.execute("SHOW TABLES")
-            for (table,) in cursor.fetchall():
-                cursor.execute(f"{'DELETE FROM' if table in tables else 'DROP TABLE'} `{table}`")
-            for row in rows:
-                cursor.execute(row)
+            found = [table for (table,) in cursor.fetchall()]
+            emptied = [
+                f"{'DELETE FROM' if table in tables else 'DROP TABLE'} `{table}`" for table in found
+            ]
+            cursor.execute(";".join(["START TRANSACTION", *emptied, *rows, "COMMIT"]))
+            while cursor.nextset():
+                pass
         self._spare.setdefault(key, []).append(url)
 
     def _statements(self, database: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pymysql
 import sqlalchemy
 from pymysql.constants import CR, ER
-from sqlalchemy import Column, case, collate, event, exc, func, literal_column, select
+from sqlalchemy import Column, case, collate, exc, func, literal_column, select
 from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from sqlalchemy.sql import Insert
 
@@ -28,7 +28,7 @@ from failbetter.ledger.kinds.mysql import listed, tables, taking, unless
 from failbetter.ledger.kinds.mysql.connection import (
     LOCKED_OUT,
     MySQLWriter,
-    limit_silence,
+    adapt,
     lock_name,
     open_connection,
 )
@@ -88,7 +88,7 @@ class MySQL(Kind):
             isolation_level="READ COMMITTED",
         )
         tables.adapt(self.engine)
-        event.listen(self.engine, "connect", lambda found, _: limit_silence(found))
+        adapt(self.engine)
 
     @property
     def texts(self) -> Texts:  # type: ignore[override]
