@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from failbetter.lifecycle.backoff import Backoff, fixed, linear
 from failbetter.lifecycle.decide import (
     MAX_HAND_BACKS,
+    NEWER_CODE_WITHIN,
     Facts,
     Outcome,
     Transition,
@@ -525,6 +526,74 @@ LATE: list[Case] = [
         (1e9, None, True, to(PENDING, losses=1)),
     ]
 ]
+OUTDATED: list[Case] = [
+    (
+        "C4: failed on code that is not on disk any more: not charged, and soon again",
+        {"attempts": 4, "starts": 4},
+        {"outdated": True},
+        to(PENDING, hand_backs=1, wait=NEWER_CODE_WITHIN),
+    ),
+    (
+        "C4: final by its type, on old code: the new code is to say so",
+        {},
+        {"verdict": "fail", "outdated": True},
+        to(PENDING, hand_backs=1, wait=NEWER_CODE_WITHIN),
+    ),
+    (
+        "C4: discarded by its type, on old code",
+        {},
+        {"verdict": "discard", "outdated": True},
+        to(PENDING, hand_backs=1, wait=NEWER_CODE_WITHIN),
+    ),
+    (
+        "C4: of a known outage as well: that holds it",
+        {},
+        {"outdated": True, "held_back": True},
+        to(PENDING),
+    ),
+    (
+        "C4: a suspect that raised on old code did not kill its child",
+        {"suspect": True, "crashes": 1, "starts": 1},
+        {"outdated": True},
+        to(PENDING, hand_backs=1, crashes=-1, suspect=False, wait=NEWER_CODE_WITHIN),
+    ),
+    (
+        "C4: on_lost=fail runs no body once more than its retries allow",
+        {"on_lost": "fail", "max_attempts": 1},
+        {"outdated": True},
+        to(FAILED, Reason.ERROR, attempts=1),
+    ),
+    (
+        "C4: its time would be over by then",
+        {"expires_at": NOW + round(NEWER_CODE_WITHIN * SECOND), "max_attempts": 1},
+        {"outdated": True},
+        to(FAILED, Reason.ERROR, attempts=1),
+    ),
+    (
+        "C4: handed back for too many reasons already",
+        {"hand_backs": MAX_HAND_BACKS - 1, "max_attempts": 1},
+        {"outdated": True},
+        to(FAILED, Reason.ERROR, attempts=1),
+    ),
+    (
+        "C4: a task that is in the new code only",
+        {"on_lost": "fail"},
+        {"cause": Cause.UNLOADABLE, "verdict": "fail", "begun": False, "outdated": True},
+        to(PENDING, wait=NEWER_CODE_WITHIN),
+    ),
+    (
+        "C4: arguments that the new code can take",
+        {},
+        {"cause": Cause.UNLOADABLE, "verdict": "fail", "outdated": True},
+        to(PENDING, hand_backs=1, wait=NEWER_CODE_WITHIN),
+    ),
+    (
+        "C4: what a body says on purpose is so on old code, too",
+        {},
+        {"cause": Cause.FAILED_BY_TASK, "outdated": True},
+        to(FAILED, Reason.BY_TASK, attempts=1),
+    ),
+]
 CASES = [
     *RETURNED,
     *RAISED,
@@ -537,6 +606,7 @@ CASES = [
     *VERIFIED,
     *ITEMS,
     *LATE,
+    *OUTDATED,
 ]
 
 
@@ -665,6 +735,7 @@ def some_outcome(draw: st.DrawFn) -> Outcome:
         draw(st.sampled_from(["all", "some", "none"])),
         held_back=draw(st.booleans()),
         missing=cause is Cause.REFUSED and draw(st.booleans()),
+        outdated=draw(st.booleans()),
         silent=draw(st.floats(0, 1e6)),
     )
 

@@ -39,6 +39,14 @@ class Worker(msgspec.Struct, frozen=True):
     restart_at: int | None = None
     engine: str | None = None
     keeper: str | None = None
+    code_at: int | None = None
+    newer_code: str | None = None
+    restart_error: str | None = None
+
+    @property
+    def runs_code_since(self) -> int:
+        """When it loaded the code that it runs."""
+        return self.started_at if self.code_at is None else self.code_at
 
     def lease_expired(self, now: int) -> bool:
         """Whether, by the clock on the wall, nothing was heard for a lease. For readers only."""
@@ -70,8 +78,10 @@ RENEW = Prepared(
     "now stopping swept_at id",
 )
 DESCRIBE = Prepared(
-    update(workers).values(code=b("code"), tasks=b("tasks")).where(workers.c.id == b("id")),
-    "code tasks id",
+    update(workers)
+    .values(code=b("code"), code_at=b("now"), tasks=b("tasks"))
+    .where(workers.c.id == b("id")),
+    "code tasks now id",
 )
 IDLE = Prepared(update(workers).values(idle=b("idle")).where(workers.c.id == b("id")), "idle id")
 SOMEONE_IDLES = Prepared(
@@ -152,8 +162,8 @@ def renew(tx: Tx, worker: int, now: int, stopping: bool, swept_at: int | None = 
 
 
 def describe(tx: Tx, worker: int, code: str | None, tasks: str) -> None:
-    """Note what code and tasks the worker's children have loaded."""
-    tx.run(DESCRIBE, code, tasks, worker)
+    """Note what code and tasks the worker's children have loaded, just now."""
+    tx.run(DESCRIBE, code, tasks, tx.now(), worker)
 
 
 def remove(tx: Tx, worker: int) -> bool:

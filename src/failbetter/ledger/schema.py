@@ -263,6 +263,11 @@ workers = Table(
     # The engine in whose process it runs bodies, and what shows whether that process lives (JSON).
     Column("engine", String(12)),
     Column("keeper", Text),
+    # Since when it runs `code`; the version of what is on disk by now, if that is another; and why
+    # the new code could not be loaded, the last time that this was tried.
+    Column("code_at", BigInteger),
+    Column("newer_code", String(64)),
+    Column("restart_error", Text),
 )
 
 turns = Table(

@@ -15,6 +15,10 @@ from failbetter.lifecycle.backoff import Random
 from failbetter.lifecycle.policy import Policy
 from failbetter.lifecycle.states import Cause, Reason, State
 
+# Seconds after which a job that failed on old code runs again: until then its worker, and those
+# beside it, should have loaded the new code.
+NEWER_CODE_WITHIN = 3.0
+
 # Hand-backs (deploys, neighbours' kills) charge nothing, yet a job must reach an end.
 MAX_HAND_BACKS = 100
 
@@ -63,6 +67,9 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """Whether it failed of an outage that is known by now: its breaker is open."""
     missing: bool = False
     """Whether a record that the job refers to is not there."""
+    outdated: bool = False
+    """Whether other code than what it ran is on disk by now, and it has not failed on what it ran,
+    beside newer code, before."""
     silent: float = 0.0
     """Seconds since the worker that was lost was last heard of."""
 
@@ -238,11 +245,32 @@ def _uncertain(facts: Facts, outcome: Outcome) -> Transition:
 def _raised(facts: Facts, outcome: Outcome, now: int, rng: Random) -> Transition:
     if outcome.held_back:
         return handed_back(facts, now, suspect=False, crashes=_refund(facts))
+    if _is_for_newer_code(facts, outcome, now):
+        return _to_newer_code(facts, outcome, now)
     if outcome.verdict == "discard":
         return discarded(facts, Reason.BY_TASK)
     if outcome.verdict == "fail":
         return failed(facts, Reason.ERROR, attempts=1)
     return _charge_attempt(facts, outcome, now, rng, Reason.ERROR)
+
+
+def _is_for_newer_code(facts: Facts, outcome: Outcome, now: int) -> bool:
+    """Whether a failure is to be seen again with the code that is on disk: it says little before.
+
+    A body that may not run twice is not run once more than its own retries allow.
+    """
+    if not outcome.outdated or facts.hand_backs + 1 >= MAX_HAND_BACKS:
+        return False
+    if facts.expires_at is not None and now + micros(NEWER_CODE_WITHIN) >= facts.expires_at:
+        return False
+    return not outcome.begun or facts.policy.on_lost != "fail"
+
+
+def _to_newer_code(facts: Facts, outcome: Outcome, now: int) -> Transition:
+    run_at = now + micros(NEWER_CODE_WITHIN)
+    if not outcome.begun:
+        return handed_back(facts, run_at)
+    return handed_back(facts, run_at, suspect=False, crashes=_refund(facts), hand_backs=1)
 
 
 def _charge_attempt(
@@ -340,6 +368,8 @@ def _refused(facts: Facts, outcome: Outcome, now: int, rng: Random) -> Transitio
 
 
 def _unloadable(facts: Facts, outcome: Outcome, now: int, rng: Random) -> Transition:
+    if _is_for_newer_code(facts, outcome, now):
+        return _to_newer_code(facts, outcome, now)
     if outcome.verdict == "retry":
         # Another live worker knows the task (a rolling deploy): leave the job to it.
         return handed_back(facts, now + micros(outcome.delay or 0.0))

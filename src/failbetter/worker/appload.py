@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import site
-import sys
-import sysconfig
-from pathlib import Path
 
 from failbetter.app import App
 from failbetter.errors import ConfigurationError
+from failbetter.worker.code import LoadedCode, own_files
 
 
 def load_app(spec: str) -> App:
@@ -37,29 +33,12 @@ def load_app(spec: str) -> App:
     return apps[0]
 
 
+def loaded_code(app: App) -> LoadedCode:
+    """The user's code that this process has loaded by now."""
+    own = {task.function.__module__.partition(".")[0] for task in app.tasks.values()}
+    return LoadedCode(own_files(own))
+
+
 def code_version(app: App) -> str:
     """The app's stated version, else a fingerprint of the user's code that is loaded."""
-    return app.code_version or fingerprint_loaded_code(
-        {task.function.__module__.partition(".")[0] for task in app.tasks.values()}
-    )
-
-
-def fingerprint_loaded_code(own: set[str]) -> str:
-    """A hash over the source of every loaded module that is neither installed nor Python's own.
-
-    Top-level packages named in `own` count even if they are installed: an application may be.
-    """
-    foreign = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    foreign += [*site.getsitepackages(), str(Path(__file__).parents[1])]
-    prefixes = tuple(str(Path(path).resolve()) + "/" for path in foreign if path)
-    digest = hashlib.sha256()
-    for name, module in sorted(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if not isinstance(file, str) or not file.endswith(".py"):
-            continue
-        path = Path(file).resolve()
-        is_own = name.partition(".")[0] in own or not str(path).startswith(prefixes)
-        if not is_own or not path.is_file():
-            continue
-        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
+    return app.code_version or loaded_code(app).fingerprint

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from failbetter import logs
 from failbetter.board import Ring
-from failbetter.worker.appload import code_version, load_app
+from failbetter.worker.appload import load_app, loaded_code
 from failbetter.worker.bodies import STACKS_SIGNAL, Concurrent, OneByOne
 from failbetter.worker.channel import Channel
 from failbetter.worker.execute import Executor
@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     source = socket.socket(fileno=options.handouts)
     try:
         app = load_app(options.app)
-        code = code_version(app)
+        loaded = loaded_code(app)
+        code = app.code_version or loaded.fingerprint
     except BaseException as error:  # whatever the user's module does on import
         lines = traceback.format_exception(error)
         channel.tell(Unready("".join(lines)[-8_000:]))
@@ -59,15 +60,18 @@ def main(argv: list[str] | None = None) -> int:
             app.keep,
             app.hooks,
             app.watched,
+            loaded.files,
+            loaded.fingerprint,
         )
     )
     # The board is the supervisor's to make, which it can only once it knows the ledger.
-    worker, _, board = sys.stdin.buffer.readline().decode().rstrip("\n").partition(" ")
-    if not board:
+    told = sys.stdin.buffer.readline().decode().rstrip("\n")
+    if not told:
         return 0
+    worker, index, board = told.split(" ", 2)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    executor = Executor(app, channel, Ring(Path(board), options.index), int(worker), code)
+    executor = Executor(app, channel, Ring(Path(board), int(index)), int(worker), code, loaded)
     way: OneByOne | Concurrent
     if options.slots == 1:
         way = OneByOne(executor, options.stacks)
@@ -85,7 +89,6 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="failbetter.worker.child")
     parser.add_argument("app")
-    parser.add_argument("--index", type=int, required=True)
     parser.add_argument("--slots", type=int, required=True)
     parser.add_argument("--channel", type=int, required=True)
     parser.add_argument("--handouts", type=int, required=True)

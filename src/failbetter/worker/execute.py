@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from failbetter.board import Ring
     from failbetter.records import Records, Reference
     from failbetter.task import Task
+    from failbetter.worker.code import LoadedCode
     from failbetter.worker.wire import Handout
 
 # Of each failed item so much of its error's message is kept.
@@ -152,8 +153,18 @@ class Line(running.Line, Protocol):
 class Executor:
     """Turns hand-outs into endings. Shared by the ways a child runs bodies (see `bodies`)."""
 
-    def __init__(self, app: App, channel: Line, ring: Ring, worker: int, code: str) -> None:
+    def __init__(
+        self,
+        app: App,
+        channel: Line,
+        ring: Ring,
+        worker: int,
+        code: str,
+        loaded: LoadedCode | None = None,
+    ) -> None:
+        """`loaded`: what is compared with the disk when a body has failed; None: nothing is."""
         self._app = app
+        self._loaded = loaded
         self._worker = worker
         self._code = code
         self._channel = channel
@@ -354,6 +365,8 @@ class Executor:
             other = attempt.describe(in_judging)
             message = f"{message} (and judging it raised {other.type}: {other.message})"
         uncertain = attempt.running.uncertain or isinstance(error, EffectUncertain)
+        # What a body says on purpose is not the fault of its code.
+        is_failure = judged.cause is Cause.RAISED and not isinstance(error, Retry)
         self._channel.tell(
             _ended(
                 attempt,
@@ -368,8 +381,12 @@ class Executor:
                 traceback=described.traceback,
                 fingerprint=described.fingerprint,
                 bases=described.bases,
+                newer=self._newer_code() if is_failure else None,
             )
         )
+
+    def _newer_code(self) -> str | None:
+        return None if self._loaded is None else self._loaded.newer()
 
     def _tell_missing(self, attempt: Attempt, error: Missing) -> None:
         options = attempt.task.options
@@ -396,7 +413,12 @@ class Executor:
     def _tell_unloadable(self, attempt: Attempt, kind: str, message: str) -> None:
         self._channel.tell(
             _ended(
-                attempt, Cause.UNLOADABLE, verdict="fail", error_type=kind, error_message=message
+                attempt,
+                Cause.UNLOADABLE,
+                verdict="fail",
+                error_type=kind,
+                error_message=message,
+                newer=self._newer_code(),
             )
         )
 
@@ -431,6 +453,7 @@ def _ended(
     fingerprint: str | None = None,
     bases: tuple[str, ...] = (),
     missing: bool = False,
+    newer: str | None = None,
 ) -> Ended:
     handout = attempt.handout
     return Ended(
@@ -450,4 +473,5 @@ def _ended(
         outage,
         bases,
         missing,
+        newer,
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from failbetter.ledger import effects, losses, registry
+from failbetter.ledger import effects, losses, registry, restarts
 from failbetter.ledger.claims import Claimed
 from failbetter.ledger.endings import Error, Settlement, own_error
 from failbetter.lifecycle.decide import Outcome, decide
@@ -59,6 +59,8 @@ class Undecided(msgspec.Struct, frozen=True):
     note: str | None = None
     outage: bool = False
     """Whether it is a failure that the task's breaker counts."""
+    newer: str | None = None
+    """The version of the code that was on disk by then, if it was other than what it ran."""
 
 
 def told(job: Claimed, message: Ended, code: str | None) -> Undecided:
@@ -80,7 +82,14 @@ def told(job: Claimed, message: Ended, code: str | None) -> Undecided:
         mark = message.fingerprint or own_error(job.task, message.error_type, "").fingerprint
         error = Error(message.error_type, text, message.traceback, mark, message.bases)
     return Undecided(
-        job, outcome, message.begun_at, message.ended_at, code, error, outage=message.outage
+        job,
+        outcome,
+        message.begun_at,
+        message.ended_at,
+        code,
+        error,
+        outage=message.outage,
+        newer=message.newer,
     )
 
 
@@ -91,7 +100,13 @@ def judge(tx: Tx, one: Undecided, worker: str, outages: Outages) -> Settlement:
     if one.outage and (breaker := outages.seen(job, error)) is not None:
         outcome = msgspec.structs.replace(outcome, held_back=True)
         evidence = {**evidence, "held_back": breaker}
-    if outcome.cause is Cause.UNLOADABLE and begun_at is None:
+    if one.newer is not None and one.code is not None:
+        if not restarts.failed_on_older(tx, job.id, one.code):
+            outcome = msgspec.structs.replace(outcome, outdated=True)
+        evidence = {**evidence, restarts.NEWER_CODE: one.newer}
+    if outcome.cause is Cause.UNLOADABLE and outcome.outdated:
+        begun_at = begun_at or one.ended_at
+    elif outcome.cause is Cause.UNLOADABLE and begun_at is None:
         if _is_known_elsewhere(tx, job):
             # A rolling deploy: in a while another worker, or a newer child of ours, claims it.
             outcome, error = Outcome(Cause.UNLOADABLE, delay=_ELSEWHERE, begun=False), None

@@ -72,6 +72,8 @@ class Child:
         self.said_hello = False
         self.code: str | None = None
         """The version of the code it has loaded."""
+        self.loaded: str | None = None
+        """The fingerprint of that code; the same, unless its author states another version."""
         self.epoch = 0
         """What its times, told by the monotonic clock (µs), lack to the ledger's."""
         self.ready = False
@@ -109,7 +111,6 @@ class Child:
             "-m",
             "failbetter.worker.child",
             app,
-            f"--index={self.index}",
             f"--slots={self.slots}",
             f"--channel={theirs.fileno()}",
             f"--handouts={source.fileno()}",
@@ -143,7 +144,7 @@ class Child:
         try:
             lock.note_child(self.pid, self.started)
             self._ring = Ring(path, self.index)
-            self.process.stdin.write(f"{worker} {path}\n".encode())
+            self.process.stdin.write(f"{worker} {self.index} {path}\n".encode())
             self.process.stdin.close()
         except OSError as error:
             # It has died, or the disk is full: either way another takes its place.

@@ -61,6 +61,10 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
     """Which of the tasks are run when something happens."""
     alerts: list[Watched] = []
     """What is watched; not who is told."""
+    files: list[tuple[str, str]] = []
+    """The user's code: module name and path."""
+    loaded: str = ""
+    """Its fingerprint."""
 
 
 class Unready(msgspec.Struct, array_like=True, frozen=True, tag="unready"):
@@ -119,6 +123,8 @@ class Ended(msgspec.Struct, array_like=True, frozen=True, gc=False, tag="e"):
     bases: tuple[str, ...] = ()
     missing: bool = False
     """Whether a record that the job refers to is not there."""
+    newer: str | None = None
+    """The fingerprint of the code that is on disk by now, if it is other than what it ran."""
 
 
 class Request(msgspec.Struct, array_like=True, frozen=True, tag="q"):

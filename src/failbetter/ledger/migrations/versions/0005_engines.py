@@ -18,6 +18,11 @@ def upgrade() -> None:
     op.add_column("failbetter_workers", sa.Column("restart_at", sa.BigInteger(), nullable=True))
     op.add_column("failbetter_workers", sa.Column("engine", sa.String(length=12), nullable=True))
     op.add_column("failbetter_workers", sa.Column("keeper", sa.Text(), nullable=True))
+    op.add_column("failbetter_workers", sa.Column("code_at", sa.BigInteger(), nullable=True))
+    op.add_column(
+        "failbetter_workers", sa.Column("newer_code", sa.String(length=64), nullable=True)
+    )
+    op.add_column("failbetter_workers", sa.Column("restart_error", sa.Text(), nullable=True))
     op.create_table(
         "failbetter_adopted",
         sa.Column("job_id", sa.BigInteger(), autoincrement=False, nullable=False),
