@@ -138,6 +138,7 @@ def _budgets(row: Any, tried: list[Any]) -> Iterator[str]:
         one.cause in CHARGED
         and one.state != State.DISCARDED
         and '"held_back"' not in (one.evidence or "")
+        and '"not_charged":true' not in (one.evidence or "")
         for one in tried
     )
     if row.attempts != charged:

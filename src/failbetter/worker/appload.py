@@ -33,12 +33,12 @@ def load_app(spec: str) -> App:
     return apps[0]
 
 
-def loaded_code(app: App) -> LoadedCode:
-    """The user's code that this process has loaded by now."""
+def loaded_code(app: App, since: float = float("inf")) -> LoadedCode:
+    """The user's code that this process has loaded by now, from `since` (s since the epoch) on."""
     own = {task.function.__module__.partition(".")[0] for task in app.tasks.values()}
-    return LoadedCode(own_files(own))
+    return LoadedCode(own_files(own), since)
 
 
 def code_version(app: App) -> str:
     """The app's stated version, else a fingerprint of the user's code that is loaded."""
-    return app.code_version or loaded_code(app).fingerprint
+    return app.code_version or loaded_code(app).name

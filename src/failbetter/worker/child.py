@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -39,10 +40,11 @@ def main(argv: list[str] | None = None) -> int:
         os.set_inheritable(inherited, False)  # programs that bodies start have no use for them
     channel = Channel(socket.socket(fileno=options.channel))
     source = socket.socket(fileno=options.handouts)
+    since = time.time()
     try:
         app = load_app(options.app)
-        loaded = loaded_code(app)
-        code = app.code_version or loaded.fingerprint
+        loaded = loaded_code(app, since)
+        code = app.code_version or loaded.name
     except BaseException as error:  # whatever the user's module does on import
         lines = traceback.format_exception(error)
         channel.tell(Unready("".join(lines)[-8_000:]))
@@ -61,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             app.hooks,
             app.watched,
             loaded.files,
-            loaded.fingerprint,
+            loaded.fingerprint if loaded.is_sure else "",
         )
     )
     # The board is the supervisor's to make, which it can only once it knows the ledger.

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import site
 import sys
 import sysconfig
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 File = tuple[str, str]
 """A name (a module's, or the path itself) and a path."""
+# Seconds by which the clock that files are stamped with may be late.
+_COARSE = 0.02
 Stamps = list[tuple[int, int, int] | None]
 
 
 class LoadedCode:
-    """Files as they were when they were loaded, known by their fingerprint.
+    """Files that this process has loaded, known by the fingerprint that they have now.
 
-    `fingerprint`: of the files as they are now, unless another process has loaded them.
+    `since`: when it began to load them (s since the epoch); those that have changed meanwhile may
+    have been loaded before that.
     """
 
-    def __init__(self, files: Sequence[File], fingerprint: str | None = None) -> None:
+    def __init__(self, files: Sequence[File], since: float = float("inf")) -> None:
         self.files = list(files)
-        self._seen = stamps(path for _, path in self.files) if fingerprint is None else None
-        self.fingerprint = fingerprint_of(self.files) if fingerprint is None else fingerprint
-        self._newer: str | None = None
+        self._seen = stamps(path for _, path in self.files)
+        self.fingerprint = fingerprint_of(self.files)
+        self.is_sure = not self._changed_since(since)
+        self._newer = None if self.is_sure else self.fingerprint
+
+    @property
+    def name(self) -> str:
+        """Its version, as people are told of it; it says so when that is not known for sure."""
+        return self.fingerprint if self.is_sure else f"{self.fingerprint}?"
 
     def newer(self) -> str | None:
         """The fingerprint of what is on disk now, if it is another; None: it is the same.
@@ -35,8 +46,18 @@ class LoadedCode:
         seen = stamps(path for _, path in self.files)
         if seen != self._seen:
             found = fingerprint_of(self.files)
-            self._seen, self._newer = seen, None if found == self.fingerprint else found
+            same = self.is_sure and found == self.fingerprint
+            self._seen, self._newer = seen, None if same else found
         return self._newer
+
+    def _changed_since(self, since: float) -> bool:
+        now = time.time()
+        for _, path in self.files:
+            with contextlib.suppress(OSError):
+                # Also a file that was put in the place of another.
+                if since - _COARSE <= os.stat(path).st_ctime <= now:
+                    return True
+        return False
 
 
 def own_files(own: set[str]) -> list[File]:

@@ -48,7 +48,7 @@ class Hall:
 
     def room(self) -> int:
         """How many jobs may be claimed now."""
-        ready = [child for child in self._nursery.children if child.ready and not child.closing]
+        ready = [child for child in self._nursery.children if child.takes_jobs]
         windows = [int(child.window) for child in ready]
         held = sum(len(child.handed) for child in ready)
         slots = sum(child.slots for child in ready)
@@ -120,13 +120,13 @@ class Hall:
         for child in self._nursery.children:
             if not self._suspects:
                 return
-            if child.ready and not child.handed and not child.closing:
+            if child.takes_jobs and not child.handed:
                 child.solo = False
                 if child.hand_out(self._suspects[0]):
                     self._suspects.popleft()
                     child.solo = True
         if self._suspects and not any(child.solo for child in self._nursery.children):
-            ready = [child for child in self._nursery.children if child.ready]
+            ready = [child for child in self._nursery.children if child.takes_jobs]
             if ready:
                 min(ready, key=_load).solo = True
 

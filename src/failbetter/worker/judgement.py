@@ -115,6 +115,8 @@ def judge(tx: Tx, one: Undecided, worker: str, outages: Outages) -> Settlement:
     elif begun_at is not None and not outcome.uncertain and effects.in_doubt(tx, job.id):
         outcome = msgspec.structs.replace(outcome, uncertain=True)
     transition = decide(job.facts(), outcome, one.ended_at, random)
+    if outcome.outdated and transition.state is State.PENDING:
+        evidence = {**evidence, "not_charged": transition.attempts == job.attempts}
     if begun_at is not None and outcome.cause in _WITHOUT_OUTCOME:
         checkpoint = losses.checkpoint(tx, job.id)
         if checkpoint is not None:

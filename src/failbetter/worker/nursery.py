@@ -53,12 +53,27 @@ class Nursery:
         return [self._spawn(index) for index in range(self._settings.processes)]
 
     def _spawn(self, index: int) -> Child:
-        settings = self._settings
-        child = Child(
-            index, settings.app, settings.concurrency, settings.log_format, settings.log_level
-        )
+        child = self._make(index)
         self.children.append(child)
         return child
+
+    def _make(self, index: int) -> Child:
+        settings = self._settings
+        return Child(
+            index, settings.app, settings.concurrency, settings.log_format, settings.log_level
+        )
+
+    def spare(self) -> Child:
+        """Start a child that has no place yet. Raises OSError when there can be no process."""
+        return self._make(-1)
+
+    def seat(self, child: Child) -> bool:
+        """Give a spare child the place of one that is gone; False when all are taken."""
+        if not self._vacant:
+            return False
+        child.index, _ = self._vacant.popitem()
+        self.children.append(child)
+        return True
 
     @property
     def is_full(self) -> bool:
@@ -178,7 +193,7 @@ class Nursery:
         return Mourned(deaths, unbegun)
 
     def _vacate(self, child: Child, now: float) -> None:
-        quick = not child.proven and not child.begun
+        quick = not (child.proven or child.begun or child.closing)
         self._quick_deaths = self._quick_deaths + 1 if quick else 0
         pause = min(0.1 * 2 ** min(self._quick_deaths, 10), _LONGEST_PAUSE) if quick else 0.0
         self._vacant[child.index] = now + pause

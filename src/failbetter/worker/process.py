@@ -73,7 +73,7 @@ class Child:
         self.code: str | None = None
         """The version of the code it has loaded."""
         self.loaded: str | None = None
-        """The fingerprint of that code; the same, unless its author states another version."""
+        """The fingerprint of that code; empty when it is not known for sure."""
         self.epoch = 0
         """What its times, told by the monotonic clock (µs), lack to the ledger's."""
         self.ready = False
@@ -81,6 +81,8 @@ class Child:
         """Whether it has ended a job: its death is then no sign that children cannot work."""
         self.solo = False
         self.closing = False
+        self.resting = False
+        """Whether it is handed no jobs for a while."""
         self.window = float(slots)
         """How many jobs it may hold, those it runs included."""
         self.pace: float | None = None
@@ -155,9 +157,14 @@ class Child:
 
     # -- jobs
 
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether it may be handed jobs at all."""
+        return self.ready and not self.closing and not self.resting
+
     def free(self) -> int:
         """How many more jobs it may be handed now."""
-        if not self.ready or self.closing or self.solo or self._broken:
+        if not self.takes_jobs or self.solo or self._broken:
             return 0
         return min(int(self.window), MOST_HANDED_OUT) - len(self.handed)
 

@@ -9,7 +9,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """`app`: module:attribute. `queues` empty: all. Times in seconds, `max_memory` in bytes.
 
     `health_port`: where to serve the endpoints, 0 for any free one. `parent`: the process that the
-    worker belongs to; it stops when that is gone.
+    worker belongs to; it stops when that is gone. `restart_on_change`: replace the children when
+    the code that they have loaded, or what these paths hold, changes; None: do not.
     """
 
     app: str
@@ -24,3 +25,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     health_host: str = "127.0.0.1"
     health_port: int | None = None
     parent: int | None = None
+    restart_on_change: tuple[str, ...] | None = None

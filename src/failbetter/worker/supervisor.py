@@ -35,6 +35,7 @@ from failbetter.worker.hall import Hall
 from failbetter.worker.judgement import told
 from failbetter.worker.keeping import Keeping
 from failbetter.worker.nursery import GRACE, Nursery
+from failbetter.worker.reloading import Reloading
 from failbetter.worker.requests import PROGRESS
 from failbetter.worker.status import Status
 from failbetter.worker.watching import Watching
@@ -91,6 +92,9 @@ class Supervisor:
         self._nursery = Nursery(settings)
         self._selector = selectors.DefaultSelector()
         self._hall = Hall(self._nursery, settings.concurrency)
+        self._reloading = Reloading(
+            settings, self._nursery, self._watch_child, self._unwatch, self._keep
+        )
         self._look = True
         self._signals: list[int] = []
         self._stop_at: float | None = None
@@ -348,6 +352,8 @@ class Supervisor:
                     self._desk.give_back(job)
                 elif job is not None:
                     self._desk.ended(told(job, message, child.code))
+                    if message.newer is not None:
+                        self._reloading.failed_on_older(child.code, message.newer)
                     if message.begun_at is not None:
                         spent += message.ended_at - message.begun_at
                         bodies += 1
@@ -385,6 +391,8 @@ class Supervisor:
     def _met(self, child: Child, hello: Hello) -> None:
         child.said_hello = True
         child.code = hello.code
+        child.loaded = hello.loaded
+        self._reloading.know(hello)
         known = self._hello
         if known is None:
             self._hello = hello
@@ -419,6 +427,9 @@ class Supervisor:
         for child in list(self._nursery.children):
             self._watch_one(child, now)
         if self._stop_at is None:
+            if (seated := self._reloading.tick(now)) is not None:
+                self._met(*seated)
+                self._welcome(seated[0])
             for child in self._nursery.respawn(now):
                 self._watch_child(child)
         self._give_back(self._hall.stuck(now))
@@ -483,6 +494,8 @@ class Supervisor:
             if now >= self._next_holds:
                 self._next_holds = now + _HOLDS
                 self._heed_holds()
+                if self._stop_at is None:
+                    self._reloading.heed(self._database, self._desk.worker.id)
             if self._stop_at is None:
                 self._keeping.tick(self._database, now)
                 self._watching.tick(now)
@@ -598,6 +611,7 @@ class Supervisor:
     def _wait(self, now: float) -> None:
         self._listen_for_news()
         busy = len(self._hall) > 0 or any(child.handed for child in self._nursery.children)
+        busy = busy or self._reloading.is_under_way
         timeout = _WATCH if busy or self._stop_at is not None else self._idle_for(now)
         if self._desk.due is not None:
             timeout = min(timeout, max((self._desk.due - self._database.now()) / 1e6, 0.0))
@@ -697,6 +711,7 @@ class Supervisor:
             "stopping; %d bodies run and have %g s", running, self._settings.shutdown_timeout
         )
         self._keeping.halt()
+        self._reloading.halt()
         self._give_up_claims()
         for child in self._nursery.children:
             if child.ready:
@@ -740,6 +755,7 @@ class Supervisor:
         return 0 if self._aborted is None else 128 + self._aborted
 
     def _kill_all(self, why: str) -> None:
+        self._reloading.stop()
         for child in list(self._nursery.children):
             child.kill(why)
             child.bury()
@@ -754,6 +770,7 @@ class Supervisor:
         )
         self._hear()
         self._desk.write(0, time.monotonic())
+        self._reloading.halt()
         for child in list(self._nursery.children):
             self._unwatch(child)
             child.kill("lost")
@@ -774,6 +791,7 @@ class Supervisor:
         except (LedgerError, OSError) as error:
             _logger.warning("cannot register as a worker (%s); trying again", error)
             return
+        self._reloading.begin_anew()
         for child in self._nursery.fill():
             self._watch_child(child)
 
