@@ -175,6 +175,11 @@ class Job:
         return self.row.priority
 
     @property
+    def origin(self) -> str | None:
+        """The engine whose own job it is ("rq", "celery") and that it follows; None: it is ours."""
+        return self.row.origin
+
+    @property
     def state(self) -> str:
         """`pending`, `running`, `succeeded`, `failed` or `discarded`."""
         return self.row.state
@@ -294,6 +299,8 @@ class Job:
             return None
         if row.claimed:
             return self._held_by(row, at)
+        if row.origin is not None and row.state == State.RUNNING:
+            return f"runs in {row.origin}"
         with self._database.look() as tx:
             hold = ledger.holds.on(tx, row)
             line = None if row.held is None else ledger.limits.line_of(tx, row)
@@ -302,6 +309,8 @@ class Job:
         if line is not None:
             next_at = _at(max(line.next_at, at)).isoformat(timespec="seconds")
             return f"rate limit {line.name}: {line.says}, next about {next_at}"
+        if row.origin is not None:
+            return ledger.adopted.waits_for(self._database, row.id, row.origin)
         if row.run_at > at:
             return f"its time, {_at(row.run_at).isoformat(timespec='seconds')}"
         if row.exclusive_key is not None:
@@ -352,6 +361,12 @@ class Job:
 
         Raises Refused when the job is over.
         """
+        origin = self.row.origin
+        if origin is not None:
+            raise Refused(
+                f"job {self.id} cannot be cancelled here: it is a job of {origin}'s own; cancel it"
+                f" there, and its row follows"
+            )
         done = self._database.transact(lambda tx: ledger.acts.cancel(tx, self._number, tx.now()))
         if not done:
             raise Refused(f"job {self.id} cannot be cancelled: it is {self.refresh().state}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from failbetter.ledger import (
         acts,
+        adopted,
         alerts,
         breakers,
         claims,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "acts",
+    "adopted",
     "alerts",
     "breakers",
     "claims",

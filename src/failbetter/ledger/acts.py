@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import literal_column, null, or_, select, update
+from sqlalchemy import case, literal_column, null, or_, select, update
 
+from failbetter.ledger import adopted as adopting
 from failbetter.ledger import events
 from failbetter.ledger.mirrors import follow, follow_all
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
-from failbetter.ledger.schema import effects, jobs
-from failbetter.lifecycle.replay import KEY_IS_TAKEN, NEVER_AGAIN
+from failbetter.ledger.schema import adopted, effects, jobs
+from failbetter.lifecycle.replay import KEY_IS_TAKEN, NEVER_AGAIN, REPLACED
 from failbetter.lifecycle.states import Reason, State
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ _this = jobs.c.id == b("id")
 # ids: on PostgreSQL, whose statistics may be of a time when nothing waited, a walk through the
 # index of all that waits would seem to cost less than a seek.
 _waits = (jobs.c.live == ONE, jobs.c.claimed.is_(None))
+is_ours = jobs.c.origin.is_(None)
+"""Whether the job is no engine's own: those are never claimed, and so have no rank."""
+can_be_sent = or_(is_ours, select(ONE).where(adopted.c.job_id == jobs.c.id).exists())
+"""Whether, if it is an engine's own, it is still that job which the engine has by its id."""
 END = {
     "rank": null(),
     "held": null(),
@@ -41,7 +46,7 @@ END = {
 CANCEL_WAITING = Prepared(
     update(jobs)
     .values(state=is_(State.DISCARDED), reason=is_(Reason.CANCELLED), **END)
-    .where(_this, *_waits),
+    .where(_this, is_ours, *_waits),
     "now id",
 )
 ASK_TO_CANCEL = Prepared(
@@ -91,9 +96,10 @@ fresh = {
 RETRY = Prepared(
     lambda kind: (
         update(jobs)
-        .values(rank=-jobs.c.priority, run_at=b("now"), **fresh)
+        .values(rank=case((is_ours, -jobs.c.priority)), run_at=b("now"), **fresh)
         .where(
             _this,
+            can_be_sent,
             jobs.c.state == is_(State.FAILED),
             jobs.c.expires_at.is_(None) | (jobs.c.expires_at > b("limit")),
             doubts_can_be_settled(kind),
@@ -115,6 +121,7 @@ LIVE_OF = Prepared(
 STATE_OF = Prepared(select(jobs.c.state).where(_this), "id")
 TIME_IS_OVER = Prepared(select(jobs.c.id).where(_this, jobs.c.expires_at <= b("now")), "id now")
 IS_NEVER = Prepared(lambda kind: select(jobs.c.id).where(_this, never_again(kind)), "id")
+IS_REPLACED = Prepared(select(jobs.c.id).where(_this, ~can_be_sent), "id")
 EXPIRED = "expired"
 IN_DOUBT = (
     "an effect of it is in doubt, and running it again could repeat that; find out and say so"
@@ -161,6 +168,7 @@ def retry(tx: Tx, number: int, now: int, *, keyed: bool = True) -> str | None:
     else:
         moved = tx.run(RETRY, now, number, now)
     if moved:
+        adopting.retried(tx, [number])
         if mirror is not None:
             follow(tx, [(number, mirror)])
         return None
@@ -171,6 +179,8 @@ def retry(tx: Tx, number: int, now: int, *, keyed: bool = True) -> str | None:
         return f"not failed but {row[0]}"
     if tx.row(IS_NEVER, number) is not None:
         return NEVER_AGAIN
+    if tx.row(IS_REPLACED, number) is not None:
+        return REPLACED
     return IN_DOUBT if tx.row(TIME_IS_OVER, number, now) is None else EXPIRED
 
 

@@ -68,6 +68,11 @@ class Standing:
         """Whether the job must not begin now."""
         return job.queue in self.queues or self.parker_of(job) is not None
 
+    def keeps_named(self, queue: str, task: str, fingerprint: str | None) -> bool:
+        """Whether what belongs to these must wait."""
+        names = (("queue", queue), ("task", task), ("group", fingerprint))
+        return any(name in self._ids for name in names)
+
     def parker_of(self, job: Claimed) -> int | None:
         """The hold under which the job is to be parked."""
         if not self._parks:

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, and_, func, literal_column, or_, s
 
 from failbetter.ledger import acts
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
-from failbetter.ledger.schema import attempts, jobs, selected
+from failbetter.ledger.schema import adopted, attempts, jobs, selected
 from failbetter.lifecycle import ramp
 from failbetter.lifecycle.replay import Verdict
 from failbetter.lifecycle.states import State
@@ -95,6 +95,11 @@ _not_begun = and_(
     .where(attempts.c.job_id == selected.c.job_id, attempts.c.fence > selected.c.moved_fence)
     .exists(),
 )
+# An engine's own: and the engine does not have it yet.
+_is_here = or_(
+    acts.is_ours,
+    select(ONE).where(adopted.c.job_id == jobs.c.id, adopted.c.to_send == ONE).exists(),
+)
 _as_moved = and_(jobs.c.state != acts.is_(State.PENDING), jobs.c.fence == selected.c.moved_fence)
 _later = selected.alias("later")
 taken_over = (
@@ -113,7 +118,7 @@ TO_RETURN = Prepared(
         kind,
         *_in_list,
         selected.c.outcome == literal_column(f"'{MOVED}'"),
-        or_(_not_begun, _as_moved),
+        or_(and_(_not_begun, _is_here), _as_moved),
         ~taken_over,
     ),
     "operation after limit",

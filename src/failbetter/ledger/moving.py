@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
-from sqlalchemy import ColumnElement, literal_column, null, select, update
+from sqlalchemy import ColumnElement, case, literal_column, null, select, update
 
-from failbetter.ledger import acts, events
+from failbetter.ledger import acts, adopted, events
 from failbetter.ledger.lists import (
     CHANGED,
     DUPLICATE,
@@ -75,7 +75,11 @@ def _as_listed(kind: Kind) -> tuple[ColumnElement[bool], ...]:
 RETRY = Prepared(
     lambda kind: (
         update(jobs)
-        .values(rank=-jobs.c.priority + b("aside"), run_at=b("run_at"), **acts.fresh)
+        .values(
+            rank=case((acts.is_ours, -jobs.c.priority + b("aside"))),
+            run_at=b("run_at"),
+            **acts.fresh,
+        )
         .where(*_as_listed(kind))
     ),
     "aside run_at ids operation",
@@ -166,6 +170,7 @@ def retry(tx: Tx, operation: int, looked: Sequence[Looked], ask: Ask, now: int) 
             (keyed if one.keyed else plain).append(one)
     moved, changed = _move(tx, RETRY, (int(ask.aside), now), operation, plain)
     skipped += changed
+    adopted.retried(tx, moved)
     if ask.gap and moved:
         tx.many(STAGGER, [(run_at[number], number) for number in moved])
     for one in keyed:
@@ -293,6 +298,7 @@ def give_back(tx: Tx, operation: int, looked: Sequence[Looked]) -> int:
         past = msgspec.structs.astuple(msgspec.json.decode(one.past, type=Past))
         rows.append((State.FAILED.value, *past, one.job_id))
     _all_of(tx.many(RETURN, rows), rows)
+    adopted.taken_back(tx, [one.job_id for one in going])
     follow_all(tx, [one.job_id for one in going if one.keyed])
     tx.many(NOTE, [(one.why, RETURNED, operation, one.job_id) for one in going])
     return len(going)

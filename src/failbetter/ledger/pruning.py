@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import and_, delete, func, or_, select
 
 from failbetter.faultpoints import passing
+from failbetter.ledger import adopted
 from failbetter.ledger.filters import condition
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import attempts, edits, effects, items, jobs, outbox, progress
@@ -111,6 +112,7 @@ def forget(tx: Tx, numbers: Sequence[int]) -> None:
         rows = [(number,) for number in numbers]
         for statement in _FORGET:
             tx.many(statement, rows)
+        adopted.pruned(tx, numbers)
 
 
 def delete_ended(tx: Tx, found: Sequence[Ended]) -> list[Ended]:

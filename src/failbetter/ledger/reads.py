@@ -58,6 +58,7 @@ class JobRow(msgspec.Struct, frozen=True):
     fingerprint: str | None
     mirror_key: str | None
     held: int | None
+    origin: str | None = None
 
     @property
     def keyed(self) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from sqlalchemy import ColumnElement, and_, case, func, insert, literal_column, or_, select
 
+from failbetter.ledger import acts
 from failbetter.ledger.filters import condition
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import attempts, effects, jobs, selected
@@ -63,6 +64,8 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     known: int
     twin: int
     superseded: int
+    origin: str | None
+    replaced: int
     failed_reason: str | None
     failed_at: int | None
     reason: str | None
@@ -156,6 +159,8 @@ _candidate = (
         (has_newer_success, 1),
         else_=0,
     ),
+    jobs.c.origin,
+    case((acts.can_be_sent, 0), else_=1),
     _of_last_failure(attempts.c.reason),
     _of_last_failure(attempts.c.ended_at),
     *(jobs.c[name] for name in Past.__struct_fields__),

@@ -32,6 +32,7 @@ CONFIRMABLE = frozenset({Verdict.READY, Verdict.NEEDS_CONFIRMATION})
 """What is run again once a person has confirmed it."""
 
 NEVER_AGAIN = "its task says that it is never to be run again by hand"
+REPLACED = "its engine has another job of its id by now"
 KEY_IS_TAKEN = "a live job has its unique key"
 
 
@@ -40,8 +41,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     `done`, `in_doubt`: its effects by whether they are known to have happened. `verify`: whether
     its task can tell. `misfit`: why its arguments no longer fit the task. `twin`: a live job has
-    its unique key; `newer_twin`: a newer one that was selected as well has it. `missing`: what
-    its arguments refer to and is not there.
+    its unique key; `newer_twin`: a newer one that was selected as well has it. `replaced`: it is
+    an engine's own, which has another job of its id. `missing`: what its arguments refer to and
+    is not there.
     """
 
     state: str
@@ -56,6 +58,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     twin: bool = False
     newer_twin: bool = False
     superseded: bool = False
+    replaced: bool = False
     missing: str | None = None
     now: int
 
@@ -85,6 +88,8 @@ def _missing_record(facts: Facts) -> Found:
 
 
 def _superseded(facts: Facts) -> Found:
+    if facts.replaced:
+        return Verdict.SUPERSEDED, REPLACED
     if not facts.superseded:
         return None
     return Verdict.SUPERSEDED, "a newer job of its subject has succeeded"

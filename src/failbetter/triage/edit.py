@@ -33,6 +33,8 @@ def edit_and_retry(app: App, job: Job, args: Mapping[str, Any], by: By) -> int:
         raise Refused(f"{cannot}: this app does not allow that; App(…, allow_edit=True) does")
     if row.state != State.FAILED:
         raise Refused(f"{cannot}: not failed but {row.state}")
+    if row.origin is not None:
+        raise Refused(f"{cannot}: it is a job of {row.origin}'s own, whose arguments are not read")
     task = app.tasks.get(row.task)
     if task is None:
         raise Refused(f"{cannot}: this app has no task {row.task!r}")

@@ -268,7 +268,7 @@ class _Judge:
             expires_at=one.expires_at,
             replay=policy.replay,
             verify=policy.verify,
-            known_task=not self._known or one.task in self._known,
+            known_task=not self._known or one.origin is not None or one.task in self._known,
             misfit=arguments.misfit,
             missing=None if gone is None else _no_record(gone, hidden=bool(policy.redact)),
             done=one.done,
@@ -276,6 +276,7 @@ class _Judge:
             twin=bool(one.twin),
             newer_twin=one.unique_key in taken,
             superseded=bool(one.superseded),
+            replaced=bool(one.replaced),
             now=self._now,
         )
 
