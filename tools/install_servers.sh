@@ -22,8 +22,11 @@ has_mariadb() {
         command -v mariadb-install-db >/dev/null
 }
 
+has_redis() { command -v redis-server >/dev/null || command -v valkey-server >/dev/null; }
+
 missing=()
 if ! has_postgres; then missing+=(postgresql); fi
+if ! has_redis; then missing+=(redis-server); fi
 if [ -n "${FAILBETTER_TEST_MARIADB:-}" ] && ! has_mariadb; then missing+=(mariadb-server); fi
 if [ "${#missing[@]}" = 0 ]; then exit 0; fi
 
@@ -39,7 +42,7 @@ if ! grep -qs '^ *create_main_cluster' "$settings"; then
     echo 'create_main_cluster = false' >>"$settings"
 fi
 
-# And that of MariaDB would start its server: this says no to whatever asks, for the time being.
+# And those of the others would start their servers: this says no to whatever asks, for the time being.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
     trap 'rm -f "$policy"' EXIT
@@ -52,4 +55,5 @@ apt-get update -qq || say "apt-get update failed; trying with the lists that are
 DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1 apt-get install -y -qq --no-install-recommends \
     "${missing[@]}" >&2
 has_postgres
+has_redis
 [ -z "${FAILBETTER_TEST_MARIADB:-}" ] || has_mariadb

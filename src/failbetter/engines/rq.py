@@ -1,0 +1,298 @@
+"""RQ as an engine: the ids of jobs go through Redis to RQ's ordinary workers.
+
+An RQ job is made for each sending. Its function is `failbetter.rq.work.run`, by name, and its only
+argument is the job's id: nothing of a user's is in it, and nothing that comes back is unpickled.
+Its own id is that of the job and of its fence, so that a ticket which is sent twice is one RQ job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from failbetter import ids
+from failbetter.engine import Capabilities
+from failbetter.errors import ConfigurationError, EngineUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from redis import Redis
+    from rq import Queue
+
+    from failbetter.engine import Keeper, Ticket
+
+WORK = "failbetter.rq.work.run"
+"""The function that RQ's workers call."""
+
+MARGIN = 60
+"""Seconds for which RQ leaves a body alone after its timeout: ending it is failbetter's part."""
+
+# The short names of RQ 3, which RQ 2 does not know.
+_SERIALIZERS = {
+    "json": "rq.serializers.JSONSerializer",
+    "pickle": "rq.serializers.DefaultSerializer",
+}
+_SCHEMES = ("redis://", "rediss://", "unix://")
+# Seconds for Redis to accept a connection, and to answer; the URL may say otherwise.
+_PATIENCE = 5.0
+_CHUNK = 1_000
+_PAGE = 10_000
+# An RQ job that failed is of no use but to look at: the ledger has what is to be known. Seconds.
+_FAILURE_TTL = 3_600
+# A worker renews its key when no less than 60 s are left of it, whatever its interval is.
+_OVERDUE = 45_000
+_NO_KEY = -2
+# Seconds after which a worker whose key is gone would have written it anew, did it live: also when
+# Redis had forgotten everything.
+_ABSENT = 90.0
+
+
+class RQ:
+    """`App(url, engine=failbetter.RQ("redis://localhost"))`: jobs run in ordinary RQ workers.
+
+    `redis`: Redis' URL, or a `redis.Redis` of your own. `serializer`: what the workers are started
+    with (`rq worker --serializer`), such as "json"; None: RQ's own. Queues keep their names. Needs
+    the extra `failbetter[rq]`: ConfigurationError is raised without it, at first use.
+    """
+
+    name = "rq"
+    capabilities = Capabilities(
+        queues=True,
+        priorities=False,
+        delays=False,
+        knows_what_it_holds=True,
+        timeouts="always",
+        cause_of_crashes=True,
+        charges_crashes=True,
+        cancels_running=True,
+        limits={
+            "priorities": "a job with a priority above 0 goes to the front of its queue, ahead of"
+            " those that went there before it; other priorities make no difference",
+            "delays": "`failbetter maintain` sends a job when it is due: without it nothing that"
+            " waits for a time, a retry included, is run",
+            "timeouts": "in a SimpleWorker a body that cannot be interrupted takes its worker"
+            " with it",
+            "cause_of_crashes": "with `rq worker -w failbetter.rq.Worker`: a plain `rq worker`"
+            " keeps the signal to itself",
+            "charges_crashes": "not in a SimpleWorker, where nobody outlives the crash",
+        },
+    )
+
+    def __init__(self, redis: str | Redis, *, serializer: str | None = None) -> None:
+        if isinstance(redis, str) and not redis.startswith(_SCHEMES):
+            # The text may hold a password, so it is not repeated.
+            raise ConfigurationError("RQ's URL is none of Redis; write redis://host:port/number")
+        self._redis = redis
+        self._serializer = _SERIALIZERS.get(serializer or "", serializer)
+        self._lock = threading.Lock()
+        self._client: Redis | None = None
+        self._queues: dict[str, Queue] = {}
+        # Since when a worker's key has not been there (monotonic s).
+        self._absent: dict[str, float] = {}
+
+    # -- the verbs
+
+    def send(self, tickets: Sequence[Ticket]) -> None:
+        """Put ids on their way: a round trip for each thousand."""
+        ordered = _in_order(tickets)
+        with self._reached() as client:
+            for first in range(0, len(ordered), _CHUNK):
+                self._send_some(client, ordered[first : first + _CHUNK])
+
+    def _send_some(self, client: Redis, tickets: Sequence[Ticket]) -> None:
+        pipeline = client.pipeline(transaction=False)
+        # What an earlier sending has left: were that about to expire, so would be this.
+        pipeline.delete(*(_job_key(rq_id(ticket)) for ticket in tickets))
+        for name, some in itertools.groupby(tickets, lambda ticket: ticket.queue):
+            queue = self._queue(client, name)
+            queue.enqueue_many(
+                [
+                    queue.prepare_data(
+                        WORK,
+                        (ids.to_text(ticket.id),),
+                        timeout=rq_timeout(ticket.timeout),
+                        result_ttl=0,
+                        failure_ttl=_FAILURE_TTL,
+                        description=f"{ticket.task} {ids.to_text(ticket.id)}",
+                        job_id=rq_id(ticket),
+                        at_front=ticket.priority > 0,
+                    )
+                    for ticket in some
+                ],
+                pipeline=pipeline,
+            )
+        pipeline.execute()
+
+    def missing(self, tickets: Sequence[Ticket]) -> list[Ticket]:
+        """Those that are in no queue, and that no living worker has taken up.
+
+        What RQ notes of a job is not believed alone: a worker that dies between taking an id and
+        noting so leaves "queued" behind, and one that dies later "started".
+        """
+        lost: list[Ticket] = []
+        queued: dict[str, dict[bytes, Ticket]] = {}
+        started: list[tuple[Ticket, str]] = []
+        with self._reached() as client:
+            pipeline = client.pipeline(transaction=False)
+            for ticket in tickets:
+                pipeline.hmget(_job_key(rq_id(ticket)), "status", "worker_name")
+            for ticket, (status, worker) in zip(tickets, pipeline.execute(), strict=True):
+                if status == b"queued":
+                    queued.setdefault(ticket.queue, {})[rq_id(ticket).encode()] = ticket
+                elif status == b"started" and worker:
+                    started.append((ticket, worker.decode()))
+                else:
+                    lost.append(ticket)
+            for name, sought in queued.items():
+                lost += self._not_in(client, name, sought)
+            for _, worker in started:
+                pipeline.pttl(_worker_key(worker))
+            for (ticket, _), left in zip(started, pipeline.execute(), strict=True):
+                if left == _NO_KEY or 0 <= left < _OVERDUE:
+                    lost.append(ticket)
+        return lost
+
+    def _not_in(self, client: Redis, name: str, sought: dict[bytes, Ticket]) -> list[Ticket]:
+        """Which of them the queue does not hold. They are old, so that they are at its head."""
+        key = self._queue(client, name).key
+        for first in itertools.count(0, _PAGE):
+            page: Any = client.lrange(key, first, first + _PAGE - 1)
+            for one in page:
+                sought.pop(one, None)
+            if not sought or len(page) < _PAGE:
+                break
+        return list(sought.values())
+
+    def is_gone(self, keeper: Keeper) -> str | None:
+        """By what RQ has on record of its worker, and of the job that a work horse was for.
+
+        Only Redis' own clock counts. That something is not there is no news by itself, as Redis may
+        have forgotten all: of a worker it is once a living one would have written it again.
+        """
+        key, job = _worker_key(keeper.name), None if keeper.job is None else _job_key(keeper.job)
+        with self._reached() as client:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.pttl(key)
+            pipeline.hmget(key, "death", "state")
+            if job is not None:
+                pipeline.hget(job, "status")
+            left, (death, state), *rest = pipeline.execute()
+        if left == _NO_KEY:
+            return self._if_long_absent(keeper.name)
+        self._absent.pop(keeper.name, None)
+        if death is not None:
+            return f"its RQ worker {keeper.name} has ended"
+        if 0 <= left < _OVERDUE:
+            return f"its RQ worker {keeper.name} sends no heartbeat any more"
+        if rest and (state == b"idle" or (rest[0] is not None and rest[0] != b"started")):
+            return f"its RQ worker {keeper.name} has no work horse for it any more"
+        return None
+
+    def _if_long_absent(self, worker: str) -> str | None:
+        now = time.monotonic()
+        if now - self._absent.setdefault(worker, now) < _ABSENT:
+            return None
+        return f"its RQ worker {worker} is not registered with Redis any more"
+
+    def close(self) -> None:
+        """Close the connections that were opened here; not those of a client that was given."""
+        with self._lock:
+            client, self._client = self._client, None
+            self._queues.clear()
+        if client is not None and client is not self._redis:
+            client.close()
+
+    # -- its connection
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[Redis]:
+        """The client; what goes wrong with it is told without the URL's password."""
+        client = self._opened()
+        from redis.exceptions import RedisError
+
+        try:
+            yield client
+        except (RedisError, OSError) as error:
+            raise EngineUnavailable(
+                f"Redis at {_shown(client)} did not take part: {error}. No job is lost: the ledger"
+                " has them, and `failbetter maintain` sends them once Redis answers"
+            ) from error
+
+    def _opened(self) -> Redis:
+        with self._lock:
+            if self._client is None:
+                self._client = _open(self._redis)
+            return self._client
+
+    def _queue(self, client: Redis, name: str) -> Queue:
+        from rq import Queue
+
+        queue = self._queues.get(name)
+        if queue is None:
+            queue = Queue(name, connection=client, serializer=self._serializer)
+            self._queues[name] = queue
+        return queue
+
+
+def rq_id(ticket: Ticket) -> str:
+    """What RQ calls the ticket's job."""
+    return f"failbetter-{ids.to_text(ticket.id)}-{ticket.fence}"
+
+
+def rq_timeout(timeout: float | None) -> int:
+    """When RQ ends the job of a task with that timeout, should failbetter not have: whole s."""
+    return -1 if timeout is None else math.ceil(timeout) + MARGIN
+
+
+def _job_key(rq_job: str) -> str:
+    from rq.job import Job
+
+    return f"{Job.redis_job_namespace_prefix}{rq_job}"
+
+
+def _worker_key(name: str) -> str:
+    from rq import Worker
+
+    return f"{Worker.redis_worker_namespace_prefix}{name}"
+
+
+def _in_order(tickets: Sequence[Ticket]) -> list[Ticket]:
+    """As they are to be pushed, each once. Of those to the front, the last one pushed is first."""
+    each = list({rq_id(ticket): ticket for ticket in tickets}.values())
+    front = sorted((one for one in reversed(each) if one.priority > 0), key=lambda t: t.priority)
+    return [*(one for one in each if one.priority <= 0), *front]
+
+
+def _open(redis: str | Redis) -> Redis:
+    try:
+        import rq  # noqa: F401
+        from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+    except ImportError as error:
+        raise ConfigurationError(
+            f"engine=failbetter.RQ(…) needs RQ: pip install 'failbetter[rq]' ({error})"
+        ) from error
+    if not isinstance(redis, str):
+        return redis
+    # A connection that a restart of Redis has broken is opened anew, once; but whoever enqueues
+    # does not wait for a Redis that is down, as nothing depends on it.
+    options: dict[str, Any] = {"retry": Retry(NoBackoff(), 1)}
+    options |= {"socket_connect_timeout": _PATIENCE, "socket_timeout": _PATIENCE}
+    try:
+        return Redis.from_url(redis, **options)
+    except ValueError:
+        text = "RQ's URL cannot be read; write redis://host:port/number"
+        raise ConfigurationError(text) from None
+
+
+def _shown(client: Redis) -> str:
+    found = client.connection_pool.connection_kwargs
+    if "path" in found:
+        return str(found["path"])
+    return f"{found.get('host', 'localhost')}:{found.get('port', 6379)}"
