@@ -17,6 +17,7 @@ from bench.systems.base import System
 from bench.systems.django_tasks_db import DjangoTasksDb
 from bench.systems.dramatiq import Dramatiq
 from bench.systems.failbetter import Failbetter, FailbetterPg
+from bench.systems.failbetter_rq import FORKING, SIMPLE, FailbetterRq, FailbetterRqPg
 from bench.systems.huey import Huey
 from bench.systems.oban import Oban
 from bench.systems.pgqueuer import Pgqueuer
@@ -26,12 +27,14 @@ from bench.systems.raw_pg import RawPg
 from bench.systems.rq import Rq
 
 OURS = ("failbetter", "raw", "failbetter-relaxed", "raw-relaxed")
-ON_REDIS = ("rq", "rq-forking", "dramatiq")
+OURS_ON_RQ = ("failbetter-rq", "failbetter-rq-forking")
+OURS_ON_RQ_AND_POSTGRES = ("failbetter-rq-pg", "failbetter-rq-pg-forking")
+ON_REDIS = ("rq", "rq-forking", *OURS_ON_RQ, "dramatiq")
 PEERS = ("huey", "huey-default", *ON_REDIS)
 OURS_ON_POSTGRES = ("failbetter-pg", "raw-pg", "raw-pg-executemany")
 PEERS_ON_POSTGRES = ("pgqueuer", "procrastinate", "django-tasks-db")
 """Those that live in the environment of the other peers."""
-ON_POSTGRES = (*OURS_ON_POSTGRES, *PEERS_ON_POSTGRES, "oban")
+ON_POSTGRES = (*OURS_ON_POSTGRES, *OURS_ON_RQ_AND_POSTGRES, *PEERS_ON_POSTGRES, "oban")
 KEYS = (*OURS, *PEERS, *ON_POSTGRES)
 
 
@@ -68,6 +71,7 @@ class Assembly:
         self._results = results
         self._stack = stack
         self._here = Path(sys.executable)
+        self._redis_server: RedisServer | None = None
         self._lineup = Lineup(work / "specimen.json")
 
     def go(self) -> Lineup:
@@ -112,15 +116,28 @@ class Assembly:
         self._add(Huey(python, "on"), Huey(python, "default"))
         if not self._any(ON_REDIS):
             return
-        try:
-            server = RedisServer(find_server(), self._work)
-        except RedisMissing as error:
-            self._results.skipped["RQ, Dramatiq"] = str(error)
+        server = self._redis("RQ, Dramatiq")
+        if server is None:
             return
-        self._stack.callback(server.stop)
-        self._lineup.servers.append(server)
-        self._lineup.facts.append(f"{server.version}; private, without persistence")
-        self._add(Rq(python, server, False), Rq(python, server, True), Dramatiq(python, server))
+        # Each of ours is measured right beside the bare engine that it is compared with.
+        for forking in (False, True):
+            ours = FailbetterRq(self._here, server, FORKING if forking else SIMPLE)
+            self._add(Rq(python, server, forking), ours)
+        self._add(Dramatiq(python, server))
+
+    def _redis(self, names: str) -> RedisServer | None:
+        """The run's one Redis; None, with a note, where there is none."""
+        if self._redis_server is None:
+            try:
+                server = RedisServer(find_server(), self._work)
+            except RedisMissing as error:
+                self._results.skipped[names] = str(error)
+                return None
+            self._stack.callback(server.stop)
+            self._lineup.servers.append(server)
+            self._lineup.facts.append(f"{server.version}; private, without persistence")
+            self._redis_server = server
+        return self._redis_server
 
     def _on_postgres(self) -> None:
         try:
@@ -133,6 +150,11 @@ class Assembly:
         self._lineup.facts.append(postgres.fact(server))
         if self._any(OURS_ON_POSTGRES):
             self._ours_on_postgres(server)
+        if self._any(OURS_ON_RQ_AND_POSTGRES):
+            redis = self._redis("failbetter on RQ and PostgreSQL")
+            if redis is not None:
+                for worker in (SIMPLE, FORKING):
+                    self._add(FailbetterRqPg(self._here, server, redis, worker))
         if self._any(PEERS_ON_POSTGRES):
             python = self._python(peers.MOST, ", ".join(PEERS_ON_POSTGRES))
             if python is not None:

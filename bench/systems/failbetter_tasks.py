@@ -11,8 +11,11 @@ from bench import bodies
 
 _url = os.environ["BENCH_LEDGER"]
 
+_redis = os.environ.get("BENCH_REDIS")
+
 app = failbetter.App(
     _url,
+    engine=None if _redis is None else failbetter.RQ(_redis),
     durability="full" if os.environ["BENCH_DURABILITY"] == "full" else "relaxed",
 )
 # One attempt for the body that always fails, so that it is in the failed ledger at once.
