@@ -27,7 +27,7 @@ from failbetter.errors import LedgerError
 from failbetter.fleet import WorkerLock, describe_process
 from failbetter.ledger import registry
 from failbetter.limits import WRITE_TIMEOUT
-from failbetter.worker.appload import code_version
+from failbetter.worker.appload import loaded_code
 from failbetter.worker.attendant import Attendant, Run
 from failbetter.worker.bodies import Concurrent, OneByOne
 from failbetter.worker.desk import Desk
@@ -40,6 +40,7 @@ from failbetter.worker.wire import Committed, Ended, Handout, Partial, Reply, Re
 if TYPE_CHECKING:
     from failbetter.app import App
     from failbetter.engine import Keeper
+    from failbetter.worker.code import LoadedCode
     from failbetter.ledger.claims import Claimed
 
 _logger = logging.getLogger("failbetter.worker")
@@ -68,10 +69,18 @@ class Guest:
 
     `engine`: its name. `keeper`: what is on record of the process. `slots`: how many bodies may run
     at once, each in the thread that calls `run`. `for_one`: the process runs one job and ends.
+    `loaded`: the user's code, if the process was forked from one that had loaded it.
     """
 
     def __init__(
-        self, app: App, engine: str, keeper: Keeper, *, slots: int = 1, for_one: bool = False
+        self,
+        app: App,
+        engine: str,
+        keeper: Keeper,
+        *,
+        slots: int = 1,
+        for_one: bool = False,
+        loaded: LoadedCode | None = None,
     ) -> None:
         self._app = app
         self._engine = engine
@@ -79,7 +88,8 @@ class Guest:
         self._slots = slots
         self._for_one = for_one
         self._database = app.database
-        self._code = code_version(app)
+        self._loaded = loaded_code(app) if loaded is None else loaded
+        self._code = app.code_version or self._loaded.name
         self.pid = os.getpid()
         self._writing = threading.RLock()
         self._runs: dict[int, Run] = {}
@@ -257,7 +267,7 @@ class Guest:
         self._desk = Desk(self._database, worker, self._held, for_one=self._for_one)
         self._line = Line(self)
         ring = board.Ring(fleet.board_path(number), 0)
-        executor = Executor(self._app, self._line, ring, number, self._code)
+        executor = Executor(self._app, self._line, ring, number, self._code, self._loaded)
         in_main_thread = threading.current_thread() is threading.main_thread()
         if self._slots == 1 and in_main_thread:
             self._way = OneByOne(executor, self._stacks)
