@@ -40,8 +40,8 @@ from failbetter.worker.wire import Committed, Ended, Handout, Partial, Reply, Re
 if TYPE_CHECKING:
     from failbetter.app import App
     from failbetter.engine import Keeper
-    from failbetter.worker.code import LoadedCode
     from failbetter.ledger.claims import Claimed
+    from failbetter.worker.code import LoadedCode
 
 _logger = logging.getLogger("failbetter.worker")
 
