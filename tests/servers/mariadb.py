@@ -126,7 +126,8 @@ class MariaDBServer:
         done = subprocess.run(
             as_server_user(
                 [find_program("mariadb-install-db"), "--no-defaults", f"--datadir={self.data}",
-                 "--auth-root-authentication-method=normal", "--skip-test-db"], _USER
+                 f"--tmpdir={self._home.path}", "--auth-root-authentication-method=normal",
+                 "--skip-test-db"], _USER
             ),
             cwd=self._home.path, capture_output=True, text=True, check=False,
         )  # fmt: skip
@@ -184,6 +185,8 @@ class MariaDBServer:
             raise MariaDBFailed("it runs already")
         ours = {
             "datadir": str(self.data),
+            # Two servers that start at once would have temporary tables of the same names.
+            "tmpdir": str(self._home.path),
             "socket": str(self._home.path / "socket"),
             "pid_file": str(self._home.path / "pid"),
             "port": str(self.port),
