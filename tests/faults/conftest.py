@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from tests.faults.harness import Site, open_site
+from tests.servers import mariadb
 from tests.servers.postgres import fresh_database, shared_server
 
 from failbetter.ledger import migrate
@@ -27,6 +28,11 @@ def on_sqlite(folder: Path) -> str:
 def on_postgresql(folder: Path) -> str:
     """A ledger in a database of its own on the test run's private server."""
     return fresh_database("ledger", migrated)
+
+
+def on_mariadb(folder: Path) -> str:
+    """A ledger in a database of its own on the test run's private MariaDB."""
+    return mariadb.fresh_database("ledger", migrated)
 
 
 def migrated(url: str) -> None:

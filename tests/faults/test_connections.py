@@ -235,8 +235,8 @@ def test_undone(side_by_side: SideBySide) -> None:
         errors_that_pass=errors_that_pass,
         deadlock_of_a_worker=deadlock_of_a_worker,
         deadlock_of_a_producer=deadlock_of_a_producer,
-        jobs_locked=lambda site: table_locked(site, "jobs"),
-        workers_locked=lambda site: table_locked(site, "workers"),
+        jobs_locked=lambda site: table_locked(site, locked(site, "jobs")),
+        workers_locked=lambda site: table_locked(site, locked(site, "workers")),
         locked_for_longer_than_a_producer_waits=locked_for_longer_than_a_producer_waits,
     )
 
@@ -357,22 +357,29 @@ def deadlock_of_a_producer(site: Site) -> None:
     check_that_all_ran_once(site)
 
 
-def table_locked(site: Site, table: str) -> None:
+@contextlib.contextmanager
+def locked(site: Site, table: str) -> Iterator[None]:
+    """Another program keeps a table for itself."""
+    with connect(site) as other, other.transaction():
+        other.execute(f"LOCK TABLE failbetter_{table} IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+def table_locked(site: Site, locked: contextlib.AbstractContextManager[None]) -> None:
     """Four leases of it: the worker waits, looks after its children meanwhile, and goes on."""
     site.worker(lease=LEASE, processes=2)
     held, gate = site.hold(1)
     hanging = site.enqueue("hang_asleep")
     site.log.wait_for("start", held[0])
     began = site.log.wait_for("start", hanging).at
-    with connect(site) as other, other.transaction():
-        other.execute(f"LOCK TABLE failbetter_{table} IN ACCESS EXCLUSIVE MODE")
-        locked = time.monotonic()
+    with locked:
+        locked_at = time.monotonic()
         gate.touch()
         producer = site.python('record_accepted(app.tasks["plain"].enqueue(1))')
         stopped = site.log.wait_for("raise TimedOut", hanging).at
         assert stopped - began < 1 + 2
         site.log.wait_for("end", held[0])
-        time.sleep(max(4 * LEASE - (time.monotonic() - locked), 0))
+        time.sleep(max(4 * LEASE - (time.monotonic() - locked_at), 0))
     site.output_of(producer)
     site.accepted += accepted_by_others(site)
     site.wait_all_over()
