@@ -7,6 +7,7 @@ from failbetter.app import App
 from failbetter.breaker import Breaker
 from failbetter.doubt import Doubt, Happened
 from failbetter.durations import Duration
+from failbetter.engines.rq import RQ
 from failbetter.errors import (
     AttemptLost,
     Cancelled,
@@ -62,6 +63,7 @@ from failbetter.triage.report import OperatedJob, Report
 __version__ = "0.1.0"
 
 __all__ = [
+    "RQ",
     "App",
     "Attempt",
     "AttemptLost",

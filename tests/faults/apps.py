@@ -29,6 +29,8 @@ import failbetter.alerts
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from failbetter.engine import Engine
+
 LOG = "FAILBETTER_TEST_BODIES"
 """Names the variable that says where bodies keep their record."""
 
@@ -45,9 +47,9 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return note
 
 
-def make_app(url: str | None = None) -> failbetter.App:
+def make_app(url: str | None = None, engine: Engine | None = None) -> failbetter.App:
     """An app of all tasks here on the ledger of that URL (else `$FAILBETTER_URL`)."""
-    app = failbetter.App(url, allow_edit=True)
+    app = failbetter.App(url, engine=engine, allow_edit=True)
     app.records(_session)
     gone = os.environ.get("FAILBETTER_TEST_GONE", "").split()
     for function, options in _tasks:

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 WORK = "failbetter.rq.work.run"
 """The function that RQ's workers call."""
 
-MARGIN = 60
-"""Seconds for which RQ leaves a body alone after its timeout: ending it is failbetter's part."""
+MARGIN = 600
+"""Seconds for which RQ leaves a job alone after its timeout: to end it is failbetter's part, and
+what waits for the ledger to write its end is not to be killed."""
 
 # The short names of RQ 3, which RQ 2 does not know.
 _SERIALIZERS = {
