@@ -24,9 +24,15 @@ has_mariadb() {
 
 has_redis() { command -v redis-server >/dev/null || command -v valkey-server >/dev/null; }
 
+has_rabbitmq() {
+    compgen -G '/usr/lib/rabbitmq/lib/*/sbin/rabbitmq-server' >/dev/null ||
+        PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v rabbitmq-server >/dev/null
+}
+
 missing=()
 if ! has_postgres; then missing+=(postgresql); fi
 if ! has_redis; then missing+=(redis-server); fi
+if ! has_rabbitmq; then missing+=(rabbitmq-server); fi
 if [ -n "${FAILBETTER_TEST_MARIADB:-}" ] && ! has_mariadb; then missing+=(mariadb-server); fi
 if [ "${#missing[@]}" = 0 ]; then exit 0; fi
 
@@ -56,4 +62,5 @@ DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1 apt-get install -y -qq --no-
     "${missing[@]}" >&2
 has_postgres
 has_redis
+has_rabbitmq
 [ -z "${FAILBETTER_TEST_MARIADB:-}" ] || has_mariadb
