@@ -7,6 +7,7 @@ from failbetter.app import App
 from failbetter.breaker import Breaker
 from failbetter.doubt import Doubt, Happened
 from failbetter.durations import Duration
+from failbetter.engines.celery import Celery
 from failbetter.engines.rq import RQ
 from failbetter.errors import (
     AttemptLost,
@@ -71,6 +72,7 @@ __all__ = [
     "Breaker",
     "Call",
     "Cancelled",
+    "Celery",
     "ConfigurationError",
     "Discard",
     "Doubt",

@@ -1,0 +1,1 @@
+"""failbetter in Celery's workers. `failbetter.celery.work` is what they load to run jobs."""
