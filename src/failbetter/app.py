@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from failbetter.doubt import Happened
     from failbetter.engine import Engine
+    from failbetter.ledger.adopted import Follower
     from failbetter.ledger.database import Database
     from failbetter.ledger.holds import Kind
     from failbetter.triage.operations import Operation
@@ -122,6 +123,8 @@ class App:
         """Which tasks are run when something happens."""
         self.alerts: dict[str, alerting.Alert] = {}
         """What `alert` was given, by name."""
+        self.followers: list[Follower] = []
+        """What follows engines' own jobs: see `failbetter.rq.watch`."""
         self.records_of_jobs = Records()
         """How records are found that jobs refer to."""
         fleet_folder = fleet_folder or os.environ.get("FAILBETTER_FLEET_FOLDER") or None

@@ -263,7 +263,7 @@ def test_what_is_live_there_is_looked_at_again(app: App) -> None:
 
     def live() -> list[str]:
         with app.database.look() as tx:
-            return [row[0] for row in adopted.live(tx, "rq", 0, 10)]
+            return [one.name for one in adopted.live(tx, "rq", 0, 10)]
 
     assert live() == ["a"]
     follow(app, runs())

@@ -14,6 +14,7 @@ from failbetter.errors import LedgerUnavailable
 from failbetter.lifecycle.states import State
 
 if TYPE_CHECKING:
+    from failbetter.ledger.adopted import Followed
     from failbetter.ledger.database import Database
     from failbetter.ledger.holds import HoldRow
     from failbetter.ledger.kinds import Tx
@@ -49,6 +50,8 @@ class Figures(msgspec.Struct, frozen=True):
     """What is kept waiting on purpose, or is being let go of."""
     recovery: RecoveryStatus
     """Recovery as the ledger has it: the last one, the last sweep, what sweeps have done."""
+    followed: list[Followed] = []
+    """How following engines' own jobs goes, where somebody has."""
     pruned: Pruned | None = None
     """What pruning has done; None where nothing was past its time yet."""
 
@@ -88,6 +91,7 @@ def look(database: Database) -> Figures:
             stranded=_stranded(tx, [*gone, *ledger.registry.orphaned(tx)]),
             holds=ledger.holds.every(tx),
             recovery=recovery.status.look(database),
+            followed=ledger.adopted.all_noted(tx),
             pruned=retention.look(tx, now),
         )
 

@@ -12,6 +12,7 @@ from failbetter.health.figures import look
 
 if TYPE_CHECKING:
     from failbetter.health.figures import Figures
+    from failbetter.ledger.adopted import Followed
     from failbetter.ledger.database import Database
     from failbetter.retention import Pruned
 
@@ -25,6 +26,8 @@ _SWEEP = 1.0
 _UNTOLD = 30.0
 # Seconds past its time for which a job may be there: workers look now and then, and in turns.
 _PRUNED_LATE = 3600.0
+# Seconds within which the rows of an engine's own jobs follow.
+_FOLLOWED_BOUND = 60.0
 # Of many workers, so many are named.
 _NAMED = 5
 
@@ -107,6 +110,7 @@ def judge(figures: Figures) -> list[Finding]:
         found.append(_mirror(figures))
     if figures.holds:
         found.append(_holds(figures))
+    found += [_followed(figures, one) for one in figures.followed]
     if figures.pruned is not None:
         found.append(_retention(figures.pruned))
     return found
@@ -210,6 +214,20 @@ def _mirror(figures: Figures) -> Finding:
         {"waiting": min(waiting.count, figures.most), "oldest_seconds": lag},
         f"{more}mirrored rows that do not say yet what their job does{why}",
     )
+
+
+def _followed(figures: Figures, followed: Followed) -> Finding:
+    """Whether an engine's own jobs are followed, so that their rows tell the truth."""
+    lag = age(figures, followed.at)
+    late = lag is None or lag > _FOLLOWED_BOUND
+    observed = {"last": _stamp(followed.at), "lag_seconds": lag}
+    name = f"following_{followed.engine}"
+    if not late and followed.error is None:
+        return Finding(name, "pass", observed)
+    why = "run `failbetter maintain -A …`" if followed.error is None else followed.error
+    since = "never" if lag is None else f"{lag:.0f} s ago"
+    text = f"jobs of {followed.engine}'s own were last compared {since}: {why}"
+    return Finding(name, "warn", observed, text)
 
 
 def _retention(pruned: Pruned) -> Finding:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from failbetter.ledger.database import Database
     from failbetter.ledger.kinds import Tx
 
+ENGINES = ("celery", "rq")
+"""Whose own jobs can be followed."""
 _POLICY = Policy(max_attempts=1).to_json()
 _NOTE = "adopting "
 # Its columns hold at most so many bytes; a message that is longer is not kept.
@@ -68,6 +70,28 @@ class Waiting(msgspec.Struct, frozen=True):
     name: str
     message: str | None
     queue: str
+    task: str
+    created_at: int
+
+
+class Live(msgspec.Struct, frozen=True):
+    """A job that is live there, as far as is known."""
+
+    job_id: int
+    name: str
+    message: str | None
+    queue: str
+    task: str
+    created_at: int
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """A job that has failed there, or is lost, as far as is known; `mark`: see `Sight`."""
+
+    job_id: int
+    name: str
+    queue: str
+    mark: str
 
 
 class Followed(msgspec.Struct, frozen=True):
@@ -481,6 +505,7 @@ TO_SEND = Prepared(
         adopted.c.message,
         jobs.c.queue,
         jobs.c.task,
+        jobs.c.created_at,
         jobs.c.fingerprint,
     )
     .join_from(adopted, jobs, jobs.c.id == adopted.c.job_id)
@@ -525,9 +550,9 @@ def to_send(tx: Tx, engine: str, after: int, limit: int) -> tuple[list[Waiting],
     rows = tx.rows(TO_SEND, engine, after, tx.now(), limit)
     held = standing(tx)
     found = [
-        Waiting(number, name, message, queue)
-        for number, name, message, queue, task, cause in rows
-        if not held.keeps_named(queue, task, cause)
+        Waiting(*row)
+        for *row, cause in rows
+        if not held.keeps_named(queue=row[3], task=row[4], fingerprint=cause)
     ]
     return found, rows[-1][0] if len(rows) == limit else None
 
@@ -553,7 +578,15 @@ def sent(tx: Tx, number: int) -> None:
 # -- what is to be looked at again
 
 LIVE = Prepared(
-    select(adopted.c.name, adopted.c.job_id, adopted.c.message)
+    select(
+        adopted.c.job_id,
+        adopted.c.name,
+        adopted.c.message,
+        jobs.c.queue,
+        jobs.c.task,
+        jobs.c.created_at,
+    )
+    .join_from(adopted, jobs, jobs.c.id == adopted.c.job_id)
     .where(
         adopted.c.to_send == ZERO,
         adopted.c.engine == b("engine"),
@@ -565,7 +598,7 @@ LIVE = Prepared(
     "engine after limit",
 )
 FAILED = Prepared(
-    select(adopted.c.name, adopted.c.job_id, jobs.c.queue)
+    select(adopted.c.job_id, adopted.c.name, jobs.c.queue, adopted.c.seen)
     .join_from(adopted, jobs, jobs.c.id == adopted.c.job_id)
     .where(
         adopted.c.engine == b("engine"),
@@ -591,14 +624,18 @@ PRUNED = Prepared(
 )
 
 
-def live(tx: Tx, engine: str, after: int, limit: int) -> list[tuple[str, int, str | None]]:
-    """Jobs that are live there as far as is known, from beyond an id: name, id, message."""
-    return [(row[0], row[1], row[2]) for row in tx.rows(LIVE, engine, after, limit)]
+def live(tx: Tx, engine: str, after: int, limit: int) -> list[Live]:
+    """Jobs that are live there as far as is known, from beyond an id."""
+    return [Live(*row) for row in tx.rows(LIVE, engine, after, limit)]
 
 
-def failed(tx: Tx, engine: str, after: int, limit: int) -> list[tuple[str, int, str]]:
-    """Jobs that have failed, from beyond an id: name, id, queue."""
-    return [(row[0], row[1], row[2]) for row in tx.rows(FAILED, engine, after, limit)]
+def failed(tx: Tx, engine: str, after: int, limit: int) -> list[Failed]:
+    """Jobs that have failed, from beyond an id."""
+    rows = tx.rows(FAILED, engine, after, limit)
+    return [
+        Failed(number, name, queue, "" if (last := _seen(seen)) is None else last.mark)
+        for number, name, queue, seen in rows
+    ]
 
 
 def forget(tx: Tx, engine: str, names: Iterable[str]) -> None:
@@ -617,6 +654,11 @@ def pruned(tx: Tx, numbers: Sequence[int]) -> None:
 def note(tx: Tx, followed: Followed) -> None:
     """Keep how following an engine goes."""
     write(tx, _NOTE + followed.engine, msgspec.json.encode(followed).decode())
+
+
+def all_noted(tx: Tx) -> list[Followed]:
+    """How following engines goes, where somebody has."""
+    return [found for engine in ENGINES if (found := noted(tx, engine)) is not None]
 
 
 def noted(tx: Tx, engine: str) -> Followed | None:

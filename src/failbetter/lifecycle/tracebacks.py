@@ -1,6 +1,5 @@
 """A traceback as text, read back into a failure: what fingerprints are made of.
 
-
 For what other systems keep of an error. Bounded, and never raises for any text.
 """
 

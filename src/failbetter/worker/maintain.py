@@ -28,6 +28,7 @@ from failbetter.triage.ramp import Driver
 from failbetter.worker.appload import load_app
 from failbetter.worker.delivery import Delivery
 from failbetter.worker.dispatch import Dispatcher
+from failbetter.worker.following import Following
 from failbetter.worker.keeping import Keeping
 from failbetter.worker.watching import Watching
 
@@ -63,9 +64,11 @@ class Maintainer:
         keeping: Keeping | None,
         watching: Watching | None = None,
         app: App | None = None,
+        following: Following | None = None,
     ) -> None:
         """`app`: whose hooks there are, and whose engine is to be sent to."""
         self._watching = watching
+        self._following = following
         self._database = database
         self._app = app
         self._delivery = delivery
@@ -124,6 +127,8 @@ class Maintainer:
                 self._keeping.work()
             if self._watching is not None:
                 self._watching.work()
+            if self._following is not None and not self._following.work():
+                return EX_UNAVAILABLE
         except (LedgerError, OSError) as error:
             _logger.error("the sweep could not be done: %s", error)
             return EX_UNAVAILABLE
@@ -138,6 +143,8 @@ class Maintainer:
             self._keeping.stop()
         if self._watching is not None:
             self._watching.stop()
+        if self._following is not None:
+            self._following.stop()
         if self._engine is not None:
             self._engine.close()
         self._database.close()
@@ -172,6 +179,8 @@ class Maintainer:
                 self._keeping.tick(self._database, time.monotonic())
             if self._watching is not None:
                 self._watching.tick(time.monotonic())
+            if self._following is not None:
+                self._following.tick(time.monotonic())
         except (LedgerError, OSError) as error:
             self._failures += 1
             pause: float = min(_FIRST_PAUSE * 2.0 ** min(self._failures, 10), _LONGEST_PAUSE)
@@ -205,13 +214,14 @@ def main(settings: Settings) -> int:
         _logger.error("%s", error)
         if settings.once:
             return EX_UNAVAILABLE
-    loaded = delivery = keeping = watching = None
+    loaded = delivery = keeping = watching = following = None
     if settings.app is not None:
         loaded = app
         delivery = Delivery(_another(app), app.mirror_urls)
         keeping = Keeping(lambda: _another(app), app.keep)
         watching = Watching(lambda: _another(app), app.watched)
-    maintainer = Maintainer(app.database, delivery, keeping, watching, loaded)
+        following = Following(lambda: _another(app), app.followers)
+    maintainer = Maintainer(app.database, delivery, keeping, watching, loaded, following)
     maintainer.listen()
     code = maintainer.once() if settings.once else maintainer.run()
     logs.flush()
