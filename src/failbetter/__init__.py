@@ -51,6 +51,7 @@ from failbetter.recovery.report import (
     RecoveryStatus,
     WatchedWorker,
 )
+from failbetter.restarts import WorkerRestart
 from failbetter.resume import Items
 from failbetter.running import RunningJob, current_job
 from failbetter.task import Call, Task
@@ -129,6 +130,7 @@ __all__ = [
     "TimedOut",
     "UnknownTask",
     "WatchedWorker",
+    "WorkerRestart",
     "current_job",
     "exponential",
     "fingerprint",

@@ -11,7 +11,7 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from failbetter import alerts as alerting
-from failbetter import health, holds, hooks, ids, ledger, recovery, retention
+from failbetter import health, holds, hooks, ids, ledger, recovery, restarts, retention
 from failbetter.breaker import Breaker
 from failbetter.durations import Duration, seconds
 from failbetter.errors import ConfigurationError, JobNotFound, UnknownTask
@@ -29,6 +29,7 @@ from failbetter.options import options_of, silenced
 from failbetter.rate_limit import RateLimit
 from failbetter.records import Records
 from failbetter.recovery.report import RecoveryProgress, RecoveryReport, RecoveryStatus
+from failbetter.restarts import WorkerRestart
 from failbetter.retention import Keep
 from failbetter.task import OnMissing, Task, check_queue
 from failbetter.triage import operations, preview
@@ -565,6 +566,17 @@ class App:
         return health.check(self.database)
 
     ahealth = twin(health)
+
+    def restart_workers(self, *, timeout: Duration | None = None) -> list[WorkerRestart]:
+        """Ask every worker to finish what it runs and to go on with the code that is on disk.
+
+        Returns at once, or waits up to `timeout` for what comes of it. What a worker cannot finish
+        within its shutdown timeout is handed back uncharged; one that cannot load the new code
+        goes on with what it has. Raises LedgerError when the ledger cannot be written.
+        """
+        return restarts.restart(self.database, None if timeout is None else seconds(timeout))
+
+    arestart_workers = twin(restart_workers)
 
     def recover(
         self,

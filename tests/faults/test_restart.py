@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -279,4 +283,134 @@ def test_a_body_that_may_not_run_twice_does_not(shop: Shop) -> None:
     assert (job.state, job.reason, job.row.starts) == ("failed", "error", 1)
     worker.wait_said(ALL_NEW)
     worker.kill()
+    shop.site.check()
+
+
+# -- asked for
+
+
+def restart(shop: Shop, *words: str) -> subprocess.CompletedProcess[str]:
+    """`failbetter restart`, as a deploy calls it."""
+    return subprocess.run(
+        [sys.executable, "-m", "failbetter", "--url", shop.site.url, "restart", *words],
+        cwd=shop.site.folder,
+        env=shop.site.environment(**PLAIN),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+def test_every_worker_is_asked(shop: Shop) -> None:
+    """Nothing is watched; all have the new code when the command says so, and lose nothing."""
+    workers = [shop.worker(watch=False, processes=2), shop.worker(watch=False)]
+    shop.wait_loaded(3)
+    (job,), gate = shop.held(1)
+    shop.site.log.wait_for("start", job)
+    shop.write(MODELS, "version two")
+    asked = restart(shop)
+    assert (asked.returncode, asked.stdout.partition(" (")[0]) == (0, "asked to restart: 2 workers")
+    gate.touch()
+    done = restart(shop, "--wait", "60", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)["workers"]
+    assert [one["state"] for one in found] == ["done", "done"]
+    assert len({one["code"] for one in found}) == 1
+    assert {shop.save() for _ in range(8)} == {"version two"}
+    shop.site.wait_over([job])
+    assert (job.state, job.row.starts, job.row.attempts) == ("succeeded", 1, 0)
+    for worker in workers:
+        assert worker.alive
+        worker.kill()
+    shop.site.check()
+
+
+def test_a_restart_that_fails_is_said(shop: Shop) -> None:
+    """Not exit 0: the worker goes on with its old code, and health says so, until it can."""
+    worker = shop.worker(watch=False)
+    assert shop.save() == "one"
+    shop.write("def save(n:\n")
+    done = restart(shop, "--wait", "60")
+    assert done.returncode == 1
+    assert "could not load the new code and goes on with the old" in done.stdout
+    assert "SyntaxError" in done.stdout
+    assert shop.save() == "one"
+    findings = {one.name: one for one in shop.site.app.health().findings}
+    assert findings["restarts"].status == "warn"
+    assert "SyntaxError" in (findings["restarts"].output or "")
+    shop.write(MODELS, "version three")
+    assert restart(shop, "--wait", "60").returncode == 0
+    assert shop.save() == "version three"
+    assert "restarts" not in {one.name for one in shop.site.app.health().findings}
+    worker.kill()
+    shop.site.check()
+
+
+def test_one_that_takes_longer_than_is_waited(shop: Shop) -> None:
+    worker = shop.worker(watch=False)
+    (job,), gate = shop.held(1)
+    shop.site.log.wait_for("start", job)
+    done = restart(shop, "--wait", "0.5")
+    assert done.returncode == 75
+    assert "asked to restart: 1 worker" in done.stdout
+    gate.touch()
+    worker.wait_said(ALL_NEW)
+    worker.kill()
+
+
+def test_health_tells_of_workers_on_old_code(shop: Shop) -> None:
+    """Also where nobody has asked for a restart: other code is on disk by now."""
+    worker = shop.worker(watch=False)
+    assert shop.save() == "one"
+    shop.write(MODELS, "version two")
+
+    def told() -> str:
+        found = {one.name: one for one in shop.site.app.health().findings}
+        return found["old_code"].output or "" if "old_code" in found else ""
+
+    assert "failbetter restart" in wait_until(told, "health to tell of old code")
+    assert restart(shop, "--wait", "60").returncode == 0
+    wait_until(lambda: not told(), "health to be content")
+    worker.kill()
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.3, 0.6, 1.2])
+def test_killed_in_the_middle_of_it(shop: Shop, wait: float) -> None:
+    """SIGKILL at some moment of the replacement: nothing is lost, run twice or left behind."""
+    worker = shop.worker(processes=2, concurrency=2)
+    shop.wait_loaded(2)
+    running, gate = shop.held(3)
+    for job in running:
+        shop.site.log.wait_for("start", job)
+    shop.write(MODELS, "version two")
+    worker.wait_said("the code has changed")
+    waiting = [shop.site.enqueue("back_up", n) for n in range(40)]
+    time.sleep(wait)  # the moment is what is tested
+    worker.kill()
+    wait_until(lambda: not shop.site.leftovers(), "its children to be gone")
+    gate.touch()
+    shop.worker(watch=False, processes=2)
+    shop.site.wait_over([*running, *waiting])
+    assert {job.state for job in [*running, *waiting]} == {"succeeded"}
+    assert {job.row.attempts for job in [*running, *waiting]} == {0}
+    shop.site.workers[-1].kill()
+    shop.site.check()
+
+
+def test_new_code_under_load(shop: Shop) -> None:
+    """Jobs come all the while, and the code changes time and again: each runs once, to its end."""
+    worker = shop.worker(processes=2, concurrency=2)
+    shop.wait_loaded(2)
+    jobs = []
+    for version in ("two", "three", "four"):
+        shop.write(MODELS, f"version {version}")
+        replaced = worker.text().count(ALL_NEW)
+        while worker.text().count(ALL_NEW) == replaced:
+            jobs += shop.site.enqueue_many("back_up", [(n,) for n in range(10)])
+            shop.site.wait_over(jobs[-10:])
+    assert shop.save() == "version four"
+    assert {(job.state, job.row.starts) for job in jobs} == {("succeeded", 1)}
+    worker.send(signal.SIGTERM)
+    assert worker.wait() == 0
     shop.site.check()

@@ -48,7 +48,17 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"running"}),  # the handle in a body; the worker's child sets it
     frozenset({"job"}),  # the handle from outside
     frozenset(
-        {"alerts", "breaker", "holds", "mirror", "rate_limit", "recovery", "retention", "triage"}
+        {
+            "alerts",
+            "breaker",
+            "holds",
+            "mirror",
+            "rate_limit",
+            "recovery",
+            "restarts",
+            "retention",
+            "triage",
+        }
     ),
     frozenset({"engines"}),  # clients of RQ and Celery: the App has one, whatever it is
     frozenset({"health"}),  # also of recovery's own

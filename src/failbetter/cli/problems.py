@@ -12,6 +12,7 @@ from failbetter.cli import texts
 OK = 0
 REFUSED = 1
 USAGE = 2
+NO_INPUT = os.EX_NOINPUT  # 66
 UNAVAILABLE = os.EX_UNAVAILABLE  # 69
 BUG = os.EX_SOFTWARE  # 70
 IO_ERROR = os.EX_IOERR  # 74
@@ -29,10 +30,15 @@ class Misconfigured(Exception):
     """What a file or the environment says cannot be meant."""
 
 
+class NoInput(Exception):
+    """What is to be looked at cannot be."""
+
+
 # The first that fits counts, so the special ones stand before their bases.
 _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (WrongUsage, USAGE),
     (Misconfigured, MISCONFIGURED),
+    (NoInput, NO_INPUT),
     (failbetter.UnknownTask, USAGE),
     (failbetter.PayloadTooLarge, USAGE),
     (failbetter.JobNotFound, REFUSED),

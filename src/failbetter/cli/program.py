@@ -24,6 +24,7 @@ from failbetter.cli import (
     output,
     problems,
     recover,
+    restart,
     starting,
 )
 from failbetter.cli.parameters import Form, Where, before, command, new_group
@@ -68,6 +69,7 @@ command(program, "holds")(holds.holds)
 program.add_typer(mirror.group, name="mirror")
 command(program, "recover")(recover.recover)
 command(program, "maintain")(maintain.maintain)
+command(program, "restart")(restart.restart)
 command(program, "migrate")(care.migrate)
 command(program, "health")(care.health)
 command(program, "drill")(drill.drill)

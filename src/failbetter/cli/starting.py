@@ -29,6 +29,14 @@ from failbetter.worker.settings import Settings
 def worker(
     where: Where,
     form: Form,
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PATH",
+            help="With --restart-on-change: what to watch instead of the app's own modules.",
+            show_default=False,
+        ),
+    ] = None,
     queue: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,6 +72,13 @@ def worker(
     drain: Annotated[
         bool,
         typer.Option("--drain", help="End with 0 once no job of the queues waits or runs."),
+    ] = False,
+    restart_on_change: Annotated[
+        bool,
+        typer.Option(
+            "--restart-on-change",
+            help="Go on with new code when the app's modules, or what the PATHs hold, change.",
+        ),
     ] = False,
     shutdown_timeout: Annotated[
         str | None,
@@ -122,6 +137,7 @@ def worker(
         concurrency=setting("concurrency", concurrency, whole(1, 1_000)) or plain.concurrency,
         max_memory=setting("max_memory", max_memory, size),
         drain=drain,
+        restart_on_change=_watched(paths or [], restart_on_change),
         shutdown_timeout=plain.shutdown_timeout if patience is None else patience,
         health_port=setting("health_port", health_port, whole(0, 65_535)),
         health_host=setting("health_host", health_host, a_text) or plain.health_host,
@@ -131,6 +147,15 @@ def worker(
     opening.share_url(where)
     # Nothing of the command line stays in the supervisor's memory.
     become("-m", "failbetter.worker", msgspec.json.encode(settings).decode())
+
+
+def _watched(paths: list[str], wanted: bool) -> tuple[str, ...] | None:
+    """What a worker watches; None: nothing. Raises WrongUsage for what cannot be watched."""
+    if paths and not wanted:
+        raise WrongUsage(f"{paths[0]!r}: a worker takes paths with --restart-on-change only")
+    if missing := [path for path in paths if not os.path.exists(path)]:
+        raise WrongUsage(f"--restart-on-change: there is nothing at {missing[0]!r}")
+    return tuple(map(os.path.abspath, paths)) if wanted else None
 
 
 def demo(

@@ -57,11 +57,15 @@ class Figures(msgspec.Struct, frozen=True):
 
     @property
     def outdated(self) -> list[Worker]:
-        """Living workers whose code is another than that of the one started last."""
+        """Living workers whose code is not what was loaded last, by any, or is on their disk."""
         if not self.alive:
             return []
-        newest = max(self.alive, key=lambda worker: (worker.started_at, worker.id))
-        return [worker for worker in self.alive if worker.code != newest.code]
+        newest = max(self.alive, key=lambda worker: (worker.runs_code_since, worker.id))
+        return [
+            worker
+            for worker in self.alive
+            if worker.code != newest.code or worker.newer_code is not None
+        ]
 
 
 def look(database: Database) -> Figures:

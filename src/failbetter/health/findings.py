@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from failbetter.health.figures import Figures
     from failbetter.ledger.adopted import Followed
     from failbetter.ledger.database import Database
+    from failbetter.ledger.registry import Worker
     from failbetter.retention import Pruned
 
 Status = Literal["pass", "warn", "fail"]
@@ -103,9 +104,9 @@ def judge(figures: Figures) -> list[Finding]:
         text = f"lease expired: {names}; their jobs are handed back by the next sweep"
         found.append(Finding("leases", "warn", len(figures.silent), text))
     if figures.outdated:
-        names = _names([worker.name for worker in figures.outdated])
-        text = f"their code is another than that of the worker started last: {names}"
-        found.append(Finding("old_code", "warn", len(figures.outdated), text))
+        found.append(_old_code(figures.outdated))
+    if failed := [worker for worker in figures.alive if worker.restart_error is not None]:
+        found.append(_restarts(failed))
     if figures.mirrored.count:
         found.append(_mirror(figures))
     if figures.holds:
@@ -114,6 +115,20 @@ def judge(figures: Figures) -> list[Finding]:
     if figures.pruned is not None:
         found.append(_retention(figures.pruned))
     return found
+
+
+def _old_code(outdated: list[Worker]) -> Finding:
+    """Workers that run older code than others do, or than is on their disk."""
+    names = _names([f"{worker.name} (code {worker.code or '-'})" for worker in outdated])
+    text = f"newer code is there than they run: {names}; `failbetter restart` has them load it"
+    return Finding("old_code", "warn", len(outdated), text)
+
+
+def _restarts(failed: list[Worker]) -> Finding:
+    """Workers that could not load the code that is on disk."""
+    told = _names([f"{worker.name} (code {worker.code or '-'})" for worker in failed])
+    text = f"could not load the new code, and go on with the old: {told}: {failed[0].restart_error}"
+    return Finding("restarts", "warn", len(failed), text)
 
 
 def age(figures: Figures, moment: int | None) -> float | None:

@@ -52,7 +52,7 @@ def families(figures: Figures | None) -> Iterator[Metric]:
     yield gauge("workers_lease_expired", "Workers not heard of.", len(figures.silent))
     yield gauge(
         "workers_old_code",
-        "Living workers with other code than the one started last.",
+        "Living workers with other code than was loaded last, or is on their disk.",
         len(figures.outdated),
     )
     if figures.recovery.swept_at is not None:

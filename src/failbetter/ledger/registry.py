@@ -96,6 +96,7 @@ REMOVE_SILENT = Prepared(
     delete(workers).where(workers.c.id == b("id"), workers.c.beats == b("beats")), "id beats"
 )
 ALL = Prepared(select(*_columns).order_by(workers.c.id))
+ONE_OF_THEM = Prepared(select(*_columns).where(workers.c.id == b("id")), "id")
 HELD = Prepared(
     select(*CLAIMED_COLUMNS, jobs.c.state, jobs.c.begun_at)
     .where(jobs.c.worker == b("worker"), jobs.c.id > b("after"))
@@ -189,6 +190,12 @@ def someone_idles(tx: Tx, fleet: str) -> bool:
 def all_workers(tx: Tx) -> list[Worker]:
     """All registered workers, oldest first."""
     return [Worker(*row) for row in tx.rows(ALL)]
+
+
+def one(tx: Tx, worker: int) -> Worker | None:
+    """A registered worker; None: there is none of this id (any more)."""
+    found = tx.row(ONE_OF_THEM, worker)
+    return None if found is None else Worker(*found)
 
 
 def held(tx: Tx, worker: int, after: int, limit: int) -> list[Held]:
