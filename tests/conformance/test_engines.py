@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 import failbetter
 from failbetter import App, ids
@@ -19,6 +20,8 @@ from failbetter.engine import Capabilities, Keeper, Ticket
 from failbetter.errors import EngineUnavailable
 from failbetter.job import Job
 from failbetter.ledger import registry, sending
+from failbetter.ledger.prepared import ONE, Prepared
+from failbetter.ledger.schema import jobs
 from failbetter.worker.dispatch import LOST_AFTER, Dispatcher
 from failbetter.worker.guest import Guest
 
@@ -393,3 +396,26 @@ def test_a_process_for_one_job_leaves_nothing_behind(place: Place) -> None:
     assert place.app.fleet_folder is not None
     left = [path.name for path in place.app.fleet_folder.iterdir()]
     assert [name for name in left if name.endswith((".lock", ".board", ".stacks"))] == []
+
+
+def test_health_knows_that_an_engine_carries_the_jobs(place: Place) -> None:
+    @place.app.task
+    def note() -> None: ...
+
+    def finding(name: str) -> failbetter.Finding:
+        return next(one for one in place.app.health().findings if one.name == name)
+
+    assert finding("workers").status == "warn"
+    with place.app.database.write() as tx:
+        sending.note_engine(tx, "list")
+    assert (finding("workers").status, finding("engine").status) == ("pass", "pass")
+    place.carrier.is_up = False
+    note.enqueue()
+    assert finding("engine").observed["unsent"] == 1
+    with place.app.database.write() as tx:
+        tx.run(Prepared(update(jobs).values(run_at=ONE)))
+    assert finding("engine").status == "warn"
+    assert "list" in (finding("engine").output or "")
+    with place.app.database.write() as tx:
+        sending.note_engine(tx, None)
+    assert finding("workers").status == "warn"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from failbetter.ledger.kinds import Tx
     from failbetter.ledger.outbox import Waiting
     from failbetter.ledger.registry import Worker
+    from failbetter.ledger.sending import Carrying
     from failbetter.recovery.report import RecoveryStatus
     from failbetter.retention import Pruned
 
@@ -52,6 +53,8 @@ class Figures(msgspec.Struct, frozen=True):
     """Recovery as the ledger has it: the last one, the last sweep, what sweeps have done."""
     followed: list[Followed] = []
     """How following engines' own jobs goes, where somebody has."""
+    carrying: Carrying | None = None
+    """The engine that carries the jobs, and what it was not sent yet; None: there is none."""
     pruned: Pruned | None = None
     """What pruning has done; None where nothing was past its time yet."""
 
@@ -80,7 +83,9 @@ def look(database: Database) -> Figures:
         silent = [
             worker
             for worker in workers
-            if worker.lease_expired(now) or database.sees_dead(worker.id, worker.fleet)
+            if database.sees_dead(worker.id, worker.fleet)
+            # In an engine's process a body may keep the lease from being renewed.
+            or (worker.engine is None and worker.lease_expired(now))
         ]
         gone = {worker.id for worker in silent}
         return Figures(
@@ -96,6 +101,7 @@ def look(database: Database) -> Figures:
             holds=ledger.holds.every(tx),
             recovery=recovery.status.look(database),
             followed=ledger.adopted.all_noted(tx),
+            carrying=ledger.sending.carrying(tx, MOST + 1),
             pruned=retention.look(tx, now),
         )
 

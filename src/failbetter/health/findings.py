@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from failbetter.ledger.adopted import Followed
     from failbetter.ledger.database import Database
     from failbetter.ledger.registry import Worker
+    from failbetter.ledger.sending import Carrying
     from failbetter.retention import Pruned
 
 Status = Literal["pass", "warn", "fail"]
 _ORDER: list[Status] = ["pass", "warn", "fail"]
 # Seconds within which a mirrored row follows its job.
 _MIRROR_BOUND = 5.0
+_SEND_BOUND = 15.0
 # Seconds from one sweep of a worker to its next.
 _SWEEP = 1.0
 # Seconds for which the word of a sweeper counts that is no worker.
@@ -84,15 +86,9 @@ def health(findings: list[Finding]) -> Health:
 
 def judge(figures: Figures) -> list[Finding]:
     """What is to be thought of the figures."""
-    alive = len(figures.alive)
     found = [
         Finding("ledger", "pass", figures.ledger),
-        Finding(
-            "workers",
-            "pass" if alive else "warn",
-            alive,
-            None if alive else "no worker is alive: jobs are accepted, but none will run",
-        ),
+        _workers(figures),
         _jobs(figures),
         Finding("oldest_waiting_seconds", "pass", age(figures, figures.oldest) or 0.0),
         _stranded(figures),
@@ -111,10 +107,40 @@ def judge(figures: Figures) -> list[Finding]:
         found.append(_mirror(figures))
     if figures.holds:
         found.append(_holds(figures))
+    if figures.carrying is not None:
+        found.append(_engine(figures, figures.carrying))
     found += [_followed(figures, one) for one in figures.followed]
     if figures.pruned is not None:
         found.append(_retention(figures.pruned))
     return found
+
+
+def _workers(figures: Figures) -> Finding:
+    """An engine's workers are here only while they run jobs: when they do not, nothing is said."""
+    alive = len(figures.alive)
+    if alive:
+        return Finding("workers", "pass", alive)
+    if figures.carrying is not None:
+        text = f"none is at work; jobs run in the workers of {figures.carrying.engine}"
+        return Finding("workers", "pass", 0, text)
+    return Finding("workers", "warn", 0, "no worker is alive: jobs are accepted, but none will run")
+
+
+def _engine(figures: Figures, carrying: Carrying) -> Finding:
+    """Whether what is due is sent: by a maintainer, to an engine that answers."""
+    lag = age(figures, carrying.since) or 0.0
+    observed = {
+        "engine": carrying.engine,
+        "unsent": min(carrying.unsent, figures.most),
+        "oldest_seconds": lag,
+    }
+    if lag <= _SEND_BOUND:
+        return Finding("engine", "pass", observed)
+    text = (
+        f"jobs are due and not sent to {carrying.engine}: does it answer, and is"
+        " `failbetter maintain` at work? They wait in the ledger"
+    )
+    return Finding("engine", "warn", observed, text)
 
 
 def _old_code(outdated: list[Worker]) -> Finding:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, literal_column, null, or_, select, update
+import msgspec
+from sqlalchemy import and_, func, literal_column, null, or_, select, update
 
 from failbetter.engine import Ticket
-from failbetter.ledger import limits
+from failbetter.ledger import limits, notes
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import holds, jobs
 from failbetter.lifecycle.policy import from_json
@@ -58,6 +59,16 @@ DUE = Prepared(
     _some.where(jobs.c.rank.is_not(None), jobs.c.run_at <= b("now"), _unsent, _may_be_claimed),
     "now limit",
 )
+_unsent_due = (
+    select(jobs.c.run_at)
+    .where(jobs.c.rank.is_not(None), jobs.c.run_at <= b("now"), _unsent, _may_be_claimed)
+    .limit(b("limit"))
+    .offset(ZERO)
+    .subquery()
+)
+COUNT_DUE = Prepared(
+    select(func.count(), func.min(_unsent_due.c.run_at)).select_from(_unsent_due), "now limit"
+)
 IN_LINE = Prepared(
     _some.where(
         jobs.c.held == b("line"), _may_be_claimed, or_(_unsent, jobs.c.sent_at <= b("before"))
@@ -73,6 +84,7 @@ SENT_BEFORE = Prepared(
     ),
     "before after limit",
 )
+_NOTE = "engine"
 MARK_SENT = Prepared(
     update(jobs)
     .values(sent=b("fence"), sent_at=b("at"))
@@ -85,6 +97,32 @@ MARK_UNSENT = Prepared(
     .where(jobs.c.id == b("id"), jobs.c.live == ONE, jobs.c.claimed.is_(None)),
     "id",
 )
+
+
+class Carrying(msgspec.Struct, frozen=True):
+    """An engine at work: its name, how many jobs are due and not sent to it, the oldest since when
+    (µs since the epoch)."""
+
+    engine: str
+    unsent: int
+    since: int | None
+
+
+def carrying(tx: Tx, limit: int) -> Carrying | None:
+    """The engine that carries this ledger's jobs, if one does. So many unsent ones are counted."""
+    engine = notes.read(tx, _NOTE)
+    if engine is None:
+        return None
+    count, since = tx.rows(COUNT_DUE, tx.now(), limit)[0]
+    return Carrying(engine, int(count), since)
+
+
+def note_engine(tx: Tx, engine: str | None) -> None:
+    """Remember which engine carries the jobs; None: none does."""
+    if engine is None:
+        notes.remove(tx, _NOTE)
+    else:
+        notes.write(tx, _NOTE, engine)
 
 
 def due(tx: Tx, now: int, limit: int) -> list[Ticket]:

@@ -19,8 +19,9 @@ from failbetter import holds, logs
 from failbetter.app import App
 from failbetter.errors import EngineUnavailable, FailbetterError, LedgerError, SchemaMismatch
 from failbetter.fleet import describe_process
-from failbetter.ledger import hooks
+from failbetter.ledger import hooks, sending
 from failbetter.ledger.database import Database
+from failbetter.ledger.kinds import Tx
 from failbetter.ledger.registry import Worker
 from failbetter.recovery.guests import keeper_of
 from failbetter.recovery.sweeper import Sweeper
@@ -162,9 +163,16 @@ class Maintainer:
         return self._dispatcher is not None and self._dispatcher.tick(time.monotonic()).more
 
     def _register(self, app: App) -> None:
-        """Have its hooks run for what happens from now on; if that cannot be, next time."""
+        """Have its hooks run for what happens from now on, and health know of its engine; if that
+        cannot be, next time."""
+        engine = None if app.engine is None else app.engine.name
+
+        def register(tx: Tx) -> None:
+            hooks.register(tx, app.hooks, app.tasks)
+            sending.note_engine(tx, engine)
+
         try:
-            self._database.transact(lambda tx: hooks.register(tx, app.hooks, app.tasks))
+            self._database.transact(register)
         except LedgerError:
             self._app = app
             raise
