@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import msgspec
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, literal_column, select, update
 
 from failbetter.ledger import turns
 from failbetter.ledger.claims import CLAIMED_COLUMNS, Claimed
-from failbetter.ledger.kinds import Tx
+from failbetter.ledger.kinds import Kind, Tx
 from failbetter.ledger.prepared import ONE, ZERO, Prepared, b
 from failbetter.ledger.schema import jobs, workers
 from failbetter.lifecycle.states import State
+
+if TYPE_CHECKING:
+    from sqlalchemy import Select
 
 MAINTAINS = "maintain"
 """The turn in which whoever sweeps without being a worker writes that it does."""
@@ -119,19 +124,30 @@ CANCELLED = Prepared(
     select(jobs.c.id, jobs.c.fence).where(jobs.c.worker == b("worker"), jobs.c.cancel == ONE),
     "worker",
 )
-# From one holder to the next, one seek for each: DISTINCT would read all that is held, and without
-# statistics, as after a restore, even the whole table.
-_first_holder = select(func.min(jobs.c.worker).label("worker")).where(jobs.c.worker.is_not(None))
+_held_by = jobs.c.worker
+_first_holder = select(func.min(_held_by).label("worker")).where(_held_by.is_not(None))
 _holder = _first_holder.cte("holders", recursive=True)
-_next_holder = select(func.min(jobs.c.worker)).where(jobs.c.worker > _holder.c.worker)
-_holders = _holder.union_all(
+_next_holder = select(func.min(_held_by)).where(_held_by > _holder.c.worker)
+_walked_holders = _holder.union_all(
     select(_next_holder.scalar_subquery()).where(_holder.c.worker.is_not(None))
 )
-HOLDERS = Prepared(select(_holders.c.worker).where(_holders.c.worker.is_not(None)))
+_all_holders = (
+    select(_held_by.label("worker")).where(_held_by.is_not(None)).distinct().subquery("holders")
+)
+
+
+def _holders(kind: Kind) -> Select[Any]:
+    # From one holder to the next, one seek for each: DISTINCT would read all that is held, and
+    # without statistics, as after a restore, even the whole table. But where there is no such
+    # seek, each step would read the whole index.
+    found = _walked_holders if kind.seeks_next else _all_holders
+    return select(found.c.worker).where(found.c.worker.is_not(None))
+
+
+HOLDERS = Prepared(_holders)
 ORPHANED = Prepared(
-    select(_holders.c.worker).where(
-        _holders.c.worker.is_not(None),
-        ~select(ONE).where(workers.c.id == _holders.c.worker).exists(),
+    lambda kind: _holders(kind).where(
+        ~select(ONE).where(workers.c.id == literal_column("holders.worker")).exists()
     )
 )
 LAST_SWEPT = Prepared(select(func.max(workers.c.swept_at)))

@@ -204,6 +204,8 @@ class Kind(ABC):
     """Whether rows are sorted to be grouped by what no index is in the order of."""
     walks_indexes = False
     """Whether one statement can walk an index from group to group (recursive, lateral)."""
+    seeks_next = True
+    """Whether the least value beyond that of an outer row is found by a seek in an index."""
     left_alone: tuple[ColumnElement[bool], ...] = ()
     """By what a claim passes over rows that another transaction has locked or changed of late."""
     most_claimed = 10_000

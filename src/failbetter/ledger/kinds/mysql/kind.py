@@ -51,6 +51,7 @@ class MySQL(Kind):
     name = "mysql"
     driver_errors = (pymysql.Error,)
     unique_violation = (pymysql.err.IntegrityError,)
+    seeks_next = False
     most_claimed = 500
     outlived = True
 
