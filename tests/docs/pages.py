@@ -33,6 +33,7 @@ RUN = (
     "docs/triage.md",
     "docs/serve.md",
     "docs/databases.md",
+    "docs/rq.md",
 )
 # The page whose app finds its ledger on a server, by the environment.
 ON_A_SERVER = "docs/databases.md"
