@@ -67,7 +67,7 @@ class Worker(_Loading, rq.Worker):
         super().bootstrap(*args, **kwargs)
         work.worker_tells()
         self._memory = OutOfMemory()
-        self._exits: list[int] = []
+        self._exits: list[tuple[int, str | None]] = []
 
     def setup_work_horse_signals(self) -> None:
         super().setup_work_horse_signals()  # type: ignore[no-untyped-call]
@@ -76,7 +76,8 @@ class Worker(_Loading, rq.Worker):
     def wait_for_horse(self) -> tuple[int | None, int | None, Any]:
         ended = super().wait_for_horse()
         if ended[1] is not None:
-            self._exits.append(os.waitstatus_to_exitcode(ended[1]))
+            # What it was told to stop is forgotten by the time that its own part is done.
+            self._exits.append((os.waitstatus_to_exitcode(ended[1]), self._stopped_job_id))
         return ended
 
     def monitor_work_horse(self, job: Job, *args: Any, **kwargs: Any) -> None:
@@ -89,15 +90,14 @@ class Worker(_Loading, rq.Worker):
             taken_down = True  # a cold shutdown, which has killed it
             raise
         finally:
-            for code in self._exits:  # of one, or of none if nobody knows
+            for code, stopped in self._exits:  # one, or none if nobody knows
+                cause = None
+                if taken_down:
+                    cause = Cause.INTERRUPTED
+                elif stopped == job.id:
+                    cause = Cause.CANCELLED
                 if code != 0 or self._is_unfinished(job):
-                    self._tell(horse, code, self._reason(job, taken_down))
-
-    def _reason(self, job: Job, taken_down: bool) -> Cause | None:
-        """Why this worker has killed its horse, if it has."""
-        if taken_down:
-            return Cause.INTERRUPTED
-        return Cause.CANCELLED if self._stopped_job_id == job.id else None
+                    self._tell(horse, code, cause)
 
     def _is_unfinished(self, job: Job) -> bool:
         """Whether RQ has not heard of the job's end: a body may have left with code 0."""
