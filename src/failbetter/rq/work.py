@@ -12,7 +12,8 @@ import contextlib
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
 from redis.exceptions import RedisError
 from rq import Worker, get_current_job
@@ -21,13 +22,14 @@ from failbetter import fleet, ids
 from failbetter.engine import Keeper
 from failbetter.engines.rq import RQ
 from failbetter.errors import ConfigurationError
-from failbetter.worker.appload import code_version, load_app
+from failbetter.worker.appload import load_app, loaded_code
 from failbetter.worker.guest import Guest
 
 if TYPE_CHECKING:
     from rq.job import Job
 
     from failbetter.app import App
+    from failbetter.worker.code import LoadedCode
 
 APP = "FAILBETTER_APP"
 """The environment variable that says where the app is."""
@@ -36,9 +38,16 @@ APP = "FAILBETTER_APP"
 # long (s): that the key is gone must not say that the worker is.
 _NO_END = 30 * 86_400
 
-_app: App | None = None
+_loaded: Loaded | None = None
 _guest: Guest | None = None
 _worker_tells = False
+
+
+class Loaded(NamedTuple):
+    """An app, and the code that it was loaded with."""
+
+    app: App
+    code: LoadedCode
 
 
 def run(text: str) -> None:
@@ -50,29 +59,29 @@ def run(text: str) -> None:
     job = get_current_job()
     if job is None:
         raise ConfigurationError(f"{__name__}.run is called by RQ's workers, and by nobody else")
-    app = load()
+    loaded = load()
     if threading.current_thread() is threading.main_thread():
         # RQ's own alarm: it could strike while an end is written. The guest ends what must end.
         signal.alarm(0)
     if os.environ.get("RQ_JOB_ID") == job.id:
-        _in_horse(app, job).run(ids.from_text(text))
+        _in_horse(loaded, job).run(ids.from_text(text))
     else:
-        _in_worker(app, job).run(ids.from_text(text))
+        _in_worker(loaded, job).run(ids.from_text(text))
 
 
-def load() -> App:
+def load() -> Loaded:
     """The app of this process, loaded once; a work horse has that of its worker."""
-    global _app
-    if _app is None:
+    global _loaded
+    if _loaded is None:
         spec = os.environ.get(APP)
         if not spec:
             raise ConfigurationError(
                 f"${APP} is not set where this RQ worker runs; set it to module:app"
             )
+        since = time.time()
         app = load_app(spec)
-        app.code_version = code_version(app)
-        _app = app
-    return _app
+        _loaded = Loaded(app, loaded_code(app, since))
+    return _loaded
 
 
 def worker_tells() -> None:
@@ -89,7 +98,7 @@ def stay_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda _signal, _frame: None)
 
 
-def _in_horse(app: App, job: Job) -> Guest:
+def _in_horse(loaded: Loaded, job: Job) -> Guest:
     """This process is for this job alone, and RQ's worker outlives it."""
     stay_on_sigterm()
     worker = os.getppid()
@@ -101,10 +110,10 @@ def _in_horse(app: App, job: Job) -> Guest:
         tells=_worker_tells,
         job=job.id,
     )
-    return Guest(app, RQ.name, keeper, for_one=True)
+    return Guest(loaded.app, RQ.name, keeper, for_one=True, loaded=loaded.code)
 
 
-def _in_worker(app: App, job: Job) -> Guest:
+def _in_worker(loaded: Loaded, job: Job) -> Guest:
     """This process is RQ's worker itself."""
     global _guest
     name = job.worker_name or ""
@@ -112,5 +121,5 @@ def _in_worker(app: App, job: Job) -> Guest:
         with contextlib.suppress(RedisError):
             job.connection.expire(f"{Worker.redis_worker_namespace_prefix}{name}", _NO_END)
     if _guest is None or _guest.pid != os.getpid():
-        _guest = Guest(app, RQ.name, Keeper(name))
+        _guest = Guest(loaded.app, RQ.name, Keeper(name), loaded=loaded.code)
     return _guest

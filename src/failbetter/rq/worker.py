@@ -119,7 +119,7 @@ class Worker(_Loading, rq.Worker):
         told = exit_text(evidence)
         if not told.startswith("killed"):
             told = f"gone: it {told}"
-        database = work.load().database
+        database = work.load().app.database
         try:
             with database.look() as tx:
                 workers = registry.all_workers(tx)
