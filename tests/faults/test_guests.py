@@ -6,8 +6,10 @@ carries the ids. A process is started for each job, as RQ does, and this one is 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.faults.harness import wait_until
 
 from failbetter import App, fleet, ids
 from failbetter.engine import Capabilities, Keeper, Ticket
@@ -39,6 +42,12 @@ def work(n, seconds=0):
         seen.write(f"{n}\\n")
     time.sleep(seconds)
     return n
+
+@app.task(timeout=1)
+def quick():
+    with open(os.environ["SEEN"], "a") as seen:
+        seen.write("quick\\n")
+    time.sleep(0.5)
 
 @app.task(timeout=0.5, max_attempts=1)
 def holds_the_interpreter():
@@ -244,6 +253,22 @@ def test_a_body_that_nothing_stops_ends_with_its_process(place: Place, task: str
     (attempt,) = job.attempts
     assert attempt.cause == "timed_out"
     assert "jobs.py" in (attempt.traceback or "")
+
+
+def test_the_time_that_the_ledger_takes_is_not_the_bodys(place: Place) -> None:
+    """A body that was done in time has succeeded, however long that could not be written."""
+    job = place.enqueue("quick.enqueue()")
+    assert job is not None
+    horse = place.horse(job)
+    wait_until(place.seen, "the body to begin")
+    file = place.environment["LEDGER"].removeprefix("sqlite:///")
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        time.sleep(5)  # longer than the timeout, and what comes on top of it
+        assert horse.poll() is None
+        other.execute("ROLLBACK")
+    assert horse.wait(PATIENCE) == 0
+    assert job.refresh().state == "succeeded"
 
 
 def test_a_producer_killed_before_it_sends_loses_nothing(place: Place) -> None:

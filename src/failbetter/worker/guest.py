@@ -192,6 +192,9 @@ class Guest:
             self._write_all()
 
     def _ended(self, number: int) -> Run:
+        """The job's run, whose body is over: what is left may take as long as the ledger does."""
+        if self._slots == 1:
+            faulthandler.cancel_dump_traceback_later()
         run = self._runs[number]
         run.ended = True
         return run
@@ -262,8 +265,12 @@ class Guest:
             keeper=msgspec.json.encode(self._keeper).decode(),
         )
         if not self._for_one:
-            with self._database.write() as tx:
-                registry.register(tx, worker)
+            try:
+                with self._database.write() as tx:
+                    registry.register(tx, worker)
+            except LedgerError:
+                self._let_go(number)
+                raise
         self._desk = Desk(self._database, worker, self._held, for_one=self._for_one)
         self._line = Line(self)
         ring = board.Ring(fleet.board_path(number), 0)
@@ -302,7 +309,10 @@ class Guest:
             return
         self._attendant.stop()
         self._way.close()
-        self._database.fleet.forget(desk.worker.id)
+        self._let_go(desk.worker.id)
+
+    def _let_go(self, number: int) -> None:
+        self._database.fleet.forget(number)
         _locks.discard(self._lock)
         self._lock.close()
         os.close(self._stacks)
