@@ -28,6 +28,7 @@ RUN = (
     "docs/tasks.md",
     "docs/fingerprints.md",
     "docs/operate.md",
+    "docs/deploy.md",
     "docs/holds.md",
     "docs/hooks.md",
     "docs/triage.md",

@@ -22,7 +22,7 @@ from tests.integration.sites import PATIENCE, SHOP, wait_until
 import failbetter
 
 DEPLOY = Path(__file__).parents[2] / "examples" / "deploy"
-UNITS = ["failbetter-worker.service", "failbetter-web.service"]
+UNITS = ["failbetter-worker.service", "failbetter-web.service", "failbetter-maintain.service"]
 
 # Stands for `failbetter`: notes its arguments, then does as its environment says.
 FAKE = """#!{python}
@@ -260,7 +260,8 @@ def test_systemd_has_nothing_to_say_of_a_unit(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", UNITS)
 def test_a_units_commands_are_what_the_command_line_takes(name: str, tmp_path: Path) -> None:
     section = read_unit(name)
-    commands = [*section.get("ExecStartPre", []), *section["ExecStart"]]
+    names = ("ExecStartPre", "ExecStart", "ExecReload")
+    commands = [command for name in names for command in section.get(name, [])]
     ours = [shlex.split(one.lstrip("-")) for one in commands if "failbetter " in one]
     assert ours
     for words in ours:

@@ -210,6 +210,8 @@ def _details(
     told = ("returned", "released", "crashed", "lost")  # by the headline
     if attempt.cause not in told and attempt.error_type is not None:
         found.append(_error(attempt.error_type, attempt.error_message, full=full))
+    if "newer_code" in attempt.evidence:
+        found.append(_on_old_code(attempt))
     for name, value in attempt.evidence.items():
         if name not in _TOLD_ELSEWHERE:
             shown = _EVIDENCE.get(name, texts.value)(value)
@@ -217,6 +219,14 @@ def _details(
     found += _trace(attempt, following, full=full)
     found.append(_consequence(attempt))
     return found
+
+
+def _on_old_code(attempt: failbetter.Attempt) -> str:
+    newer = texts.one_line(str(attempt.evidence["newer_code"]))
+    told = f"newer code was on disk by then ({newer})"
+    if attempt.evidence.get("not_charged"):
+        told += ": not charged, to be seen again with that"
+    return told
 
 
 def _checkpoint(value: Any) -> str:
@@ -240,7 +250,16 @@ def _plain(value: Any) -> str:
 
 # By the headline, or below it.
 _TOLD_ELSEWHERE = frozenset(
-    {"stacks", "signal", "signal_name", "exit_code", "out_of_memory", "why"}
+    {
+        "stacks",
+        "signal",
+        "signal_name",
+        "exit_code",
+        "out_of_memory",
+        "why",
+        "newer_code",
+        "not_charged",
+    }
 )
 _EVIDENCE: dict[str, Callable[[Any], str]] = {
     "checkpoint": _checkpoint,
