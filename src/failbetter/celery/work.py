@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from celery import shared_task, signals
@@ -24,6 +25,9 @@ from failbetter.engines.celery import TASK, WHO
 from failbetter.errors import ConfigurationError, LedgerError
 from failbetter.worker.appload import load_app
 from failbetter.worker.guest import Guest
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 _logger = logging.getLogger("failbetter.celery")
 
@@ -56,6 +60,8 @@ class Here:
         self.place: Place | None = None
         self._app: App | None = None
         self._guest: Guest | None = None
+        self._ends: Any = signal.SIG_DFL
+        self._is_ending = False
         self._lock = threading.Lock()
 
     @property
@@ -76,7 +82,28 @@ class Here:
             if self._guest is None or self._guest.pid != os.getpid():
                 place = self.place or Place(hostname or "celery")
                 self._guest = Guest(self.app, "celery", place.keeper(), slots=place.slots)
+                if place.has_children:
+                    self._hear_the_end()
             return self._guest
+
+    def _hear_the_end(self) -> None:
+        """In a child, have SIGTERM hand back what runs; to the body it would be a SystemExit.
+
+        It comes from a worker that waits no longer, or from whoever stops all of its processes.
+        """
+        self._ends = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, self._told_to_end)
+
+    def _told_to_end(self, number: int, frame: FrameType | None) -> None:
+        self._is_ending = True
+        if self._guest is None or not self._guest.stop_bodies():
+            self.end()
+
+    def end(self) -> None:
+        """End this child, as Celery has it, if it was told to."""
+        if self._is_ending:
+            signal.signal(signal.SIGTERM, self._ends)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def leave(self) -> None:
         """Sign off, if there is a guest of this very process."""
@@ -95,6 +122,7 @@ def _run(self: Any, number: str) -> None:
         here.guest(self.request.hostname).run(ids.from_text(number))
     except LedgerError as error:
         _logger.error("%s. Job %s was not begun; its id is sent again", error, number)
+    here.end()
 
 
 run = shared_task(

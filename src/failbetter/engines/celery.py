@@ -44,6 +44,8 @@ _LOWEST, _HIGHEST = 0, 9
 # Workers are asked who they are at most so often, and have so long to answer (s).
 _ASK_EVERY = 3.0
 _ANSWER = 1.0
+# What was found by asking holds no longer than this without asking (s).
+_UNASKED = 60.0
 # A worker that outlives its bodies answers at once. One whose bodies run in the process that
 # answers may be kept busy by them for a while.
 _SILENT, _SILENT_WITH_ITS_BODIES = 15.0, 300.0
@@ -173,7 +175,7 @@ class Celery:
         """Ask all workers who they are, unless that was done just now."""
         if now - self._asked_at < _ASK_EVERY:
             return
-        if now - self._asked_at > 4 * _ASK_EVERY:
+        if now - self._asked_at > _UNASKED:
             self._silent.clear()  # nobody was asked, so that nobody was silent
         try:
             with self._reached() as sender:

@@ -80,6 +80,8 @@ class Attendant:
         self._next_cancellations = 0.0
         self.lost = False
         """Whether the ledger knows this worker no more."""
+        self.is_leaving = False
+        """Set when the process is told to end: its bodies are asked to stop."""
 
     def attend(self) -> None:
         """Look after what runs from now on."""
@@ -135,7 +137,9 @@ class Attendant:
                 self._end_process(run)
             return
         quiet = now - (run.began if run.progressed_at is None else run.progressed_at)
-        if policy.timeout is not None and now - run.began >= policy.timeout:
+        if self.is_leaving:
+            self._ask_to_stop(run, "stop", now)
+        elif policy.timeout is not None and now - run.began >= policy.timeout:
             self._ask_to_stop(run, "timeout", now)
         elif policy.stalled_after is not None and quiet >= policy.stalled_after:
             self._ask_to_stop(run, "stalled", now)

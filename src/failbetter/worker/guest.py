@@ -130,6 +130,16 @@ class Guest:
                 self._close_if_for_one()
         return True
 
+    def stop_bodies(self) -> bool:
+        """Have what runs stop and be handed back, as the process is to end; whether anything does.
+
+        For signal handlers: it waits for nothing.
+        """
+        if self._desk is None or not self._runs:
+            return False
+        self._attendant.is_leaving = True
+        return True
+
     def _claim(self, number: int) -> Claimed | None:
         desk = self._desk
         assert desk is not None
