@@ -33,7 +33,7 @@ missing=()
 if ! has_postgres; then missing+=(postgresql); fi
 if ! has_redis; then missing+=(redis-server); fi
 if ! has_rabbitmq; then missing+=(rabbitmq-server); fi
-if [ -n "${FAILBETTER_TEST_MARIADB:-}" ] && ! has_mariadb; then missing+=(mariadb-server); fi
+if ! has_mariadb; then missing+=(mariadb-server); fi
 if [ "${#missing[@]}" = 0 ]; then exit 0; fi
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
@@ -63,4 +63,4 @@ DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1 apt-get install -y -qq --no-
 has_postgres
 has_redis
 has_rabbitmq
-[ -z "${FAILBETTER_TEST_MARIADB:-}" ] || has_mariadb
+has_mariadb

@@ -199,10 +199,7 @@ def _migrate(url: str) -> None:
     database.close()
 
 
-_all: list[Backend] = [SQLite(), PostgreSQL()]
-# Not all of the suite passes there yet.
-if os.environ.get("FAILBETTER_TEST_MARIADB"):
-    _all.append(MariaDB())
+_all: list[Backend] = [SQLite(), PostgreSQL(), MariaDB()]
 if _given := os.environ.get("FAILBETTER_TEST_MYSQL_URL"):
     _all.append(MySQL(_given))
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _all}
