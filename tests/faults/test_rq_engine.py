@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from rq import Worker
 from tests.faults.harness import wait_until
 from tests.faults.rq_ground import OUR_SIMPLE, OURS, SIMPLE, RQSite, open_rq_site, ticket_of
 from tests.servers.redis import RedisServer, shared_server
@@ -109,6 +110,38 @@ def test_our_worker_needs_nobody_else_to_tell_of_a_death(rq_site: RQSite) -> Non
     job = rq_site.enqueue("leave", 0)  # RQ takes that for success
     (attempt,) = rq_site.wait_attempts(job, 1, patience=20)
     assert "exited with code 0" in (attempt.error_message or "")
+
+
+@pytest.mark.parametrize("with_its_worker", [False, True])
+def test_elsewhere_rq_tells_that_a_horse_is_gone(rq_site: RQSite, with_its_worker: bool) -> None:
+    """Promise 2: whoever maintains on another host sees no lock file, but what RQ has on record."""
+    maintaining = rq_site.maintain(FAILBETTER_FLEET_FOLDER=str(rq_site.folder / "elsewhere"))
+    worker = rq_site.rq(PLAIN)
+    job = rq_site.enqueue("plain", 1, 60)
+    horse = rq_site.horse_of(job)
+    rq_site.wait_state(job, "running")
+    why = "no work horse for it any more"
+    if with_its_worker:
+        worker.kill()
+        why = "sends no heartbeat any more"
+        with rq_site.server.connect() as client:
+            (key,) = Worker.all_keys(connection=client)
+            client.expire(key, 40)  # as it would be in 50 s
+    horse.kill()
+    (attempt, *_) = rq_site.wait_attempts(job, 1)
+    assert attempt.cause == "lost"
+    assert maintaining.said(why)
+
+
+def test_elsewhere_a_silent_lease_alone_is_no_death(rq_site: RQSite) -> None:
+    """D6: a body that holds the interpreter for three leases, and RQ says that its horse runs."""
+    rq_site.maintain(FAILBETTER_FLEET_FOLDER=str(rq_site.folder / "elsewhere"))
+    rq_site.rq(OURS)
+    job = rq_site.enqueue("hold_the_interpreter", 6.0)
+    rq_site.wait_over([job])
+    assert (job.state, len(job.attempts)) == ("succeeded", 1)
+    assert len(rq_site.log.starts(job)) == 1
+    rq_site.check()
 
 
 @pytest.mark.parametrize("worker_class", FORKING)
