@@ -60,11 +60,18 @@ def test_what_is_sent_is_a_job_that_an_ordinary_worker_reads(engine: RQ, client:
     checked.send([ticket(7, fence=4, timeout=5.5)])
     job = Job.fetch(rq_id(ticket(7, fence=4)), connection=client)
     assert (job.func_name, job.args, job.kwargs) == (rq_engine.WORK, (ids.to_text(7),), {})
-    assert (job.timeout, job.result_ttl, job.origin) == (66, 0, "mail")
+    assert (job.timeout, job.result_ttl, job.origin) == (606, 0, "mail")
     assert 0 < job.failure_ttl <= 3600
     assert job.description == f"greet {ids.to_text(7)}"
     assert waiting(client) == [job.id]
     assert client.ttl(job.key) == -1
+    # As RQ itself would have it, but for the times.
+    queue = Queue("mail", connection=client)
+    own = queue.enqueue(rq_engine.WORK, ids.to_text(7), job_timeout=606, result_ttl=0)
+    stored = client.hgetall(job.key)
+    assert stored.keys() - {b"failure_ttl"} == client.hgetall(own.key).keys()
+    assert queue.key.encode() in client.smembers(Queue.redis_queues_keys)
+    queue.remove(own)
 
 
 def test_a_task_without_a_timeout_is_ended_by_nobody(engine: RQ, client: Redis) -> None:
@@ -82,14 +89,14 @@ def test_workers_with_another_serializer_can_read_it(server, client: Redis, name
 
 
 def test_many_go_in_few_round_trips_in_their_order(engine: RQ, client: Redis) -> None:
-    before = client.info("commandstats")
+    client.config_resetstat()
     tickets = [ticket(number, queue="ab"[number % 2]) for number in range(2_500)]
     engine.send(tickets)
     assert waiting(client, "a") == [rq_id(one) for one in tickets if one.queue == "a"]
     assert waiting(client, "b") == [rq_id(one) for one in tickets if one.queue == "b"]
     after = client.info("commandstats")
     assert "cmdstat_multi" not in after
-    assert after["cmdstat_del"]["calls"] - before.get("cmdstat_del", {"calls": 0})["calls"] == 3
+    assert (after["cmdstat_del"]["calls"], after["cmdstat_rpush"]["calls"]) == (3, 6)
 
 
 def test_urgent_jobs_go_to_the_front_the_most_urgent_first(engine: RQ, client: Redis) -> None:
@@ -148,9 +155,26 @@ def test_a_long_queue_is_read_by_pages(engine: RQ, client: Redis, monkeypatch) -
     monkeypatch.setattr(rq_engine, "_PAGE", 10)
     tickets = [ticket(number) for number in range(35)]
     engine.send(tickets)
-    Queue("mail", connection=client).remove(rq_id(tickets[31]))
+    for first in range(0, 35, 5):
+        assert engine.missing(tickets[first : first + 5]) == []
+    queue = Queue("mail", connection=client)
+    queue.remove(rq_id(tickets[31]))
     assert engine.missing(tickets) == [tickets[31]]
     assert engine.missing(tickets[30:31]) == []
+    for _ in range(20):
+        client.lpop(queue.key)  # the queue moves on under whoever goes through it
+    assert engine.missing(tickets[32:]) == []
+    assert engine.missing(tickets[:25]) == tickets[:20]
+
+
+def test_where_it_goes_on_it_reads_no_more_than_it_must(engine: RQ, client, monkeypatch) -> None:
+    monkeypatch.setattr(rq_engine, "_PAGE", 10)
+    tickets = [ticket(number) for number in range(1_000)]
+    engine.send(tickets)
+    client.config_resetstat()
+    for first in range(0, 1_000, 10):
+        assert engine.missing(tickets[first : first + 10]) == []
+    assert client.info("commandstats")["cmdstat_lrange"]["calls"] < 250
 
 
 def test_an_emptied_redis_has_lost_all(engine: RQ, server: RedisServer) -> None:

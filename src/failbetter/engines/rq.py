@@ -12,6 +12,7 @@ import itertools
 import math
 import threading
 import time
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from failbetter import ids
@@ -42,7 +43,7 @@ _SCHEMES = ("redis://", "rediss://", "unix://")
 # Seconds for Redis to accept a connection, and to answer; the URL may say otherwise.
 _PATIENCE = 5.0
 _CHUNK = 1_000
-_PAGE = 10_000
+_PAGE = 2_000
 # An RQ job that failed is of no use but to look at: the ledger has what is to be known. Seconds.
 _FAILURE_TTL = 3_600
 # A worker renews its key when no less than 60 s are left of it, whatever its interval is.
@@ -93,6 +94,8 @@ class RQ:
         self._lock = threading.Lock()
         self._client: Redis | None = None
         self._queues: dict[str, Queue] = {}
+        # Where in a queue was found what was last asked for.
+        self._found_at: dict[str, int] = {}
         # Since when a worker's key has not been there (monotonic s).
         self._absent: dict[str, float] = {}
 
@@ -109,24 +112,13 @@ class RQ:
         pipeline = client.pipeline(transaction=False)
         # What an earlier sending has left: were that about to expire, so would be this.
         pipeline.delete(*(_job_key(rq_id(ticket)) for ticket in tickets))
-        for name, some in itertools.groupby(tickets, lambda ticket: ticket.queue):
+        for (name, is_urgent), some in _by_place(tickets).items():
             queue = self._queue(client, name)
-            queue.enqueue_many(
-                [
-                    queue.prepare_data(
-                        WORK,
-                        (ids.to_text(ticket.id),),
-                        timeout=rq_timeout(ticket.timeout),
-                        result_ttl=0,
-                        failure_ttl=_FAILURE_TTL,
-                        description=f"{ticket.task} {ids.to_text(ticket.id)}",
-                        job_id=rq_id(ticket),
-                        at_front=ticket.priority > 0,
-                    )
-                    for ticket in some
-                ],
-                pipeline=pipeline,
-            )
+            pipeline.sadd(queue.redis_queues_keys, queue.key)
+            for ticket, job in zip(some, _as_rq_has_them(queue, some), strict=True):
+                pipeline.hset(_job_key(rq_id(ticket)), mapping=job)
+            push = pipeline.lpush if is_urgent else pipeline.rpush
+            push(queue.key, *map(rq_id, some))
         pipeline.execute()
 
     def missing(self, tickets: Sequence[Ticket]) -> list[Ticket]:
@@ -159,14 +151,16 @@ class RQ:
         return lost
 
     def _not_in(self, client: Redis, name: str, sought: dict[bytes, Ticket]) -> list[Ticket]:
-        """Which of them the queue does not hold. They are old, so that they are at its head."""
+        """Which of them the queue does not hold.
+
+        Who asks goes through what waits in its order, so that what is asked for next follows.
+        """
         key = self._queue(client, name).key
-        for first in itertools.count(0, _PAGE):
-            page: Any = client.lrange(key, first, first + _PAGE - 1)
-            for one in page:
-                sought.pop(one, None)
-            if not sought or len(page) < _PAGE:
-                break
+        begin = self._found_at.get(name, 0)
+        self._found_at[name] = _strike_out(client, key, begin, sought)
+        if sought and begin:
+            # The queue has moved on since, or another one asks for others.
+            self._found_at[name] = _strike_out(client, key, 0, sought)
         return list(sought.values())
 
     def is_gone(self, keeper: Keeper) -> str | None:
@@ -262,11 +256,63 @@ def _worker_key(name: str) -> str:
     return f"{Worker.redis_worker_namespace_prefix}{name}"
 
 
+def _by_place(tickets: Sequence[Ticket]) -> dict[tuple[str, bool], list[Ticket]]:
+    """By their queue, and whether they go to the front of it."""
+    found: dict[tuple[str, bool], list[Ticket]] = {}
+    for ticket in tickets:
+        found.setdefault((ticket.queue, ticket.priority > 0), []).append(ticket)
+    return found
+
+
 def _in_order(tickets: Sequence[Ticket]) -> list[Ticket]:
     """As they are to be pushed, each once. Of those to the front, the last one pushed is first."""
     each = list({rq_id(ticket): ticket for ticket in tickets}.values())
     front = sorted((one for one in reversed(each) if one.priority > 0), key=lambda t: t.priority)
     return [*(one for one in each if one.priority <= 0), *front]
+
+
+def _as_rq_has_them(queue: Queue, tickets: Sequence[Ticket]) -> Iterator[dict[Any, Any]]:
+    """What RQ keeps of the job for each ticket.
+
+    RQ makes one for each timeout, as its release has them; only what tells one job from another is
+    filled in here: that makes many of them in a fifth of the time.
+    """
+    from rq.job import JobStatus
+    from rq.utils import now
+
+    made: dict[float | None, dict[Any, Any]] = {}
+    for ticket in tickets:
+        if ticket.timeout not in made:
+            job = queue.create_job(
+                WORK,
+                timeout=rq_timeout(ticket.timeout),
+                result_ttl=0,
+                failure_ttl=_FAILURE_TTL,
+                status=JobStatus.QUEUED,
+            )
+            job.enqueued_at = now()
+            made[ticket.timeout] = job.to_dict()
+        text = ids.to_text(ticket.id)
+        data = queue.serializer.dumps((WORK, None, (text,), {}))
+        yield {
+            **made[ticket.timeout],
+            "data": zlib.compress(data),
+            "description": f"{ticket.task} {text}",
+        }
+
+
+def _strike_out(client: Redis, key: str, begin: int, sought: dict[bytes, Ticket]) -> int:
+    """Remove what is found in the list, from there on; where the last of all was, 0 if not all
+    were."""
+    for first in itertools.count(begin, _PAGE):
+        page: Any = client.lrange(key, first, first + _PAGE - 1)
+        for one in page:
+            sought.pop(one, None)
+        if not sought:
+            return first
+        if len(page) < _PAGE:
+            return 0
+    raise AssertionError("a queue without end")
 
 
 def _open(redis: str | Redis) -> Redis:
