@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,13 +162,13 @@ class Process:
 class CelerySite:
     """A folder with an app's module, a ledger, a broker, workers."""
 
-    def __init__(self, folder: Path, broker: Broker) -> None:
+    def __init__(self, folder: Path, broker: Broker, url: str) -> None:
         self.folder, self.broker = folder, broker
         self.log = folder / "bodies"
         self.environment = {
             **os.environ,
             "BROKER": broker.url,
-            "LEDGER": f"sqlite:///{folder / 'jobs.db'}",
+            "LEDGER": url,
             "CELERY_SITE": str(self.log),
             "FAILBETTER_APP": "jobs:app",
             "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
@@ -178,7 +177,7 @@ class CelerySite:
         (folder / "jobs.py").write_text(MODULE)
         self.celery_app = celery.Celery("jobs", broker=broker.url, set_as_current=False)
         self.engine = CeleryEngine(self.celery_app)
-        self.app = failbetter.App(self.environment["LEDGER"], engine=self.engine, lease=2)
+        self.app = failbetter.App(url, engine=self.engine, lease=2)
         self.app.database.ensure_schema()
         self.processes: list[Process] = []
         self._declare()
@@ -229,11 +228,17 @@ class CelerySite:
         return self.processes[-1]
 
     def worker(
-        self, pool: str = "prefork", concurrency: int = 2, *, ready: bool = True, **more: str
+        self,
+        pool: str = "prefork",
+        concurrency: int = 2,
+        *,
+        ready: bool = True,
+        celery_app: str = "jobs:celery_app",
+        **more: str,
     ) -> Process:
         """An ordinary Celery worker of the queue `default`."""
         found = self._start(
-            ["-m", "celery", "-A", "jobs:celery_app", "worker", "--pool", pool,
+            ["-m", "celery", "-A", celery_app, "worker", "--pool", pool,
              "--concurrency", str(concurrency), "--queues", "default", "--loglevel", "INFO",
              "--hostname", f"w{len(self.processes)}@test", "--without-gossip",
              "--without-mingle"],
@@ -294,24 +299,14 @@ class CelerySite:
 
 
 @contextlib.contextmanager
-def open_site(folder: Path, kind: str) -> Iterator[CelerySite]:
-    """A site on a broker of that kind, which leaves no process behind."""
+def open_site(folder: Path, kind: str, url: str) -> Iterator[CelerySite]:
+    """A site on a broker of that kind and that ledger, which leaves no process behind."""
     broker = Broker(kind)
     try:
-        site = CelerySite(folder, broker)
+        site = CelerySite(folder, broker, url)
         try:
             yield site
         finally:
             site.close()
     finally:
         broker.close()
-
-
-def settled_since(job: Job, moment: float) -> float:
-    """Seconds from a moment (s since the epoch) to the end of the job's first attempt."""
-    return job.attempts[0].ended_at.timestamp() - moment
-
-
-def now() -> float:
-    """Seconds since the epoch."""
-    return time.time()

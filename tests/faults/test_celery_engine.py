@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from tests.faults.celery_site import CelerySite, open_site
+from tests.faults.conftest import on_postgresql, on_sqlite
 from tests.faults.harness import number_of
 
 from failbetter import fleet
@@ -30,17 +31,21 @@ if TYPE_CHECKING:
     from failbetter.job import Job
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
+NEW_LEDGER = {"sqlite": on_sqlite, "postgresql": on_postgresql}
+
+
+@pytest.fixture(params=["redis-sqlite", "rabbitmq-postgresql"])
 def on_each(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CelerySite]:
-    """A site on each broker."""
-    with open_site(tmp_path, request.param) as site:
+    """A site on each broker, and on each ledger."""
+    broker, ledger = request.param.split("-")
+    with open_site(tmp_path, broker, NEW_LEDGER[ledger](tmp_path)) as site:
         yield site
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[CelerySite]:
     """A site on Redis, whose messages are the easier to lose."""
-    with open_site(tmp_path, "redis") as opened:
+    with open_site(tmp_path, "redis", on_sqlite(tmp_path)) as opened:
         yield opened
 
 
@@ -82,8 +87,9 @@ def test_other_pools(site: CelerySite, pool: str) -> None:
     assert ends(*jobs) == ["succeeded/None"] * 3
 
 
-def test_a_killed_child_is_told_at_once_with_its_signal(site: CelerySite) -> None:
+def test_a_killed_child_is_told_at_once_with_its_signal(on_each: CelerySite) -> None:
     """The truth within 2 s, by the worker that outlives it; run again within its budget. C2."""
+    site = on_each
     site.maintain()
     site.worker(concurrency=1)
     gate = site.folder / "gate"
@@ -252,6 +258,28 @@ def test_the_whole_control_group_is_told_to_stop(site: CelerySite) -> None:
     site.wait_over(job)
     assert ends(job) == ["succeeded/None"]
     assert (causes(job), job.row.crashes) == (["interrupted", "returned"], 0)
+
+
+def test_an_app_in_another_module_than_the_celery_app_s(site: CelerySite) -> None:
+    """The worker is told what to load besides, and the App by a path where Celery's is."""
+    (site.folder / "shop_celery.py").write_text(
+        "import celery, os\n"
+        "celery_app = celery.Celery('shop', broker=os.environ['BROKER'],"
+        " include=['failbetter.celery.work'])\n"
+    )
+    (site.folder / "shop.py").write_text(
+        "import failbetter, os\n"
+        "engine = failbetter.Celery('shop_celery:celery_app')\n"
+        "app = failbetter.App(os.environ['LEDGER'], engine=engine)\n"
+        "@app.task\n"
+        "def add(a, b):\n"
+        "    if a:\n"
+        "        add.enqueue(a - 1, b)\n"
+    )
+    site.worker(celery_app="shop_celery:celery_app", FAILBETTER_APP="shop:app")
+    site.enqueue("add", 2, 0)
+    done = site.app.jobs.where(state="succeeded")
+    site.wait(lambda: done.count() == 3, "jobs that were enqueued by a body, too")
 
 
 @pytest.mark.parametrize(
