@@ -414,3 +414,23 @@ def test_new_code_under_load(shop: Shop) -> None:
     worker.send(signal.SIGTERM)
     assert worker.wait() == 0
     shop.site.check()
+
+
+def test_stopped_in_the_middle_of_it(shop: Shop) -> None:
+    """SIGTERM while children are replaced: exit 0, nothing left behind, nothing charged."""
+    worker = shop.worker(processes=2, shutdown_timeout=0.3)
+    shop.wait_loaded(2)
+    running, gate = shop.held(2)
+    for job in running:
+        shop.site.log.wait_for("start", job)
+    shop.write(MODELS, "version two")
+    worker.wait_said("the code has changed")
+    worker.send(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert not shop.site.leftovers()
+    gate.touch()
+    shop.worker(watch=False, processes=2)
+    shop.site.wait_over(running)
+    assert {(job.state, job.row.attempts) for job in running} == {("succeeded", 0)}
+    shop.site.workers[-1].kill()
+    shop.site.check()
