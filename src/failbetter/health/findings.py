@@ -129,11 +129,12 @@ def _workers(figures: Figures) -> Finding:
 def _engine(figures: Figures, carrying: Carrying) -> Finding:
     """Whether what is due is sent: by a maintainer, to an engine that answers."""
     lag = age(figures, carrying.since) or 0.0
-    observed = {
+    observed: dict[str, Any] = {
         "engine": carrying.engine,
         "unsent": min(carrying.unsent, figures.most),
-        "oldest_seconds": lag,
     }
+    if carrying.unsent:
+        observed["oldest_seconds"] = lag
     if lag <= _SEND_BOUND:
         return Finding("engine", "pass", observed)
     text = (
