@@ -32,7 +32,7 @@ servers: # the database servers that tests start privately: installed where they
 	@tools/install_servers.sh
 
 # Two rounds: what can share the machine first, in $(JOBS) processes; then, one by one, what needs
-# it alone (marked `alone`, and all of tests/faults). Both run even when the first fails. pytest
+# it alone (marked `alone`, as most of tests/faults are). Both run even when the first fails. pytest
 # answers 5 when it finds no test: one empty round is no failure, two are.
 .PHONY: test
 test: $(VENV)/ready servers ## all tests but the soak

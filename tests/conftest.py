@@ -17,8 +17,21 @@ for _name in list(os.environ):
         del os.environ[_name]
 
 
+# Fault tests that wait for what happens and mostly for that: they bear others beside them.
+SHARING = frozenset(
+    {
+        "test_celery_engine.py",
+        "test_example_backup.py",
+        "test_guests.py",
+        "test_restart.py",
+        "test_rq_engine.py",
+        "test_rq_traps.py",
+    }
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test under `tests/faults` as `alone`: it times, stops and kills processes."""
+    """Mark the tests under `tests/faults` as `alone`: they time, stop and kill processes."""
     for item in items:
-        if item.path.is_relative_to(HERE / "faults"):
+        if item.path.is_relative_to(HERE / "faults") and item.path.name not in SHARING:
             item.add_marker(pytest.mark.alone)
