@@ -9,6 +9,7 @@ from tests.conformance.kit import SECOND, Ledger, new_job, wall
 from failbetter.errors import LedgerUnavailable
 from failbetter.health import figures
 from failbetter.health.figures import Figures, look
+from failbetter.health.findings import judge
 from failbetter.ledger.database import Database
 from failbetter.ledger.registry import COUNT_HELD_TO
 from failbetter.recovery.deciding import moment
@@ -92,6 +93,24 @@ def test_the_code_of_the_worker_started_last_is_the_new_one(ledger: Ledger) -> N
     alive(ledger, 3, code=None, started_at=now - SECOND)
     alive(ledger, 4, code="b", started_at=now - SECOND)
     assert [worker.id for worker in see(ledger).outdated] == [2, 3]
+
+
+def test_code_that_was_loaded_last_is_the_new_one(ledger: Ledger) -> None:
+    """C4: a worker may have started long ago and have loaded other code since."""
+    now = wall()
+    alive(ledger, 1, code="b", started_at=now - 9 * SECOND, code_at=now)
+    alive(ledger, 2, code="a", started_at=now - SECOND)
+    alive(ledger, 3, code="b", started_at=now - SECOND, newer_code="c")
+    assert [worker.id for worker in see(ledger).outdated] == [2, 3]
+
+
+def test_workers_that_could_not_load_new_code(ledger: Ledger) -> None:
+    now = wall()
+    alive(ledger, 1, code="a", started_at=now, restart_error="SyntaxError: invalid syntax")
+    findings = {one.name: one for one in judge(see(ledger))}
+    found = findings["restarts"]
+    assert (found.status, found.observed) == ("warn", 1)
+    assert str(found.output).endswith("worker-1 (code a): SyntaxError: invalid syntax")
 
 
 def test_a_ledger_that_is_not_there(tmp_path: object) -> None:

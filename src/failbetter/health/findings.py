@@ -147,7 +147,7 @@ def _engine(figures: Figures, carrying: Carrying) -> Finding:
 def _old_code(outdated: list[Worker]) -> Finding:
     """Workers that run older code than others do, or than is on their disk."""
     names = _names([f"{worker.name} (code {worker.code or '-'})" for worker in outdated])
-    text = f"newer code is there than they run: {names}; `failbetter restart` has them load it"
+    text = f"they run older code than is there, which `failbetter restart` has them load: {names}"
     return Finding("old_code", "warn", len(outdated), text)
 
 
