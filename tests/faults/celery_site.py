@@ -23,7 +23,7 @@ import failbetter
 from failbetter.engines.celery import Celery as CeleryEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from failbetter.job import Job
 
@@ -234,6 +234,7 @@ class CelerySite:
         *,
         ready: bool = True,
         celery_app: str = "jobs:celery_app",
+        options: Sequence[str] = (),
         **more: str,
     ) -> Process:
         """An ordinary Celery worker of the queue `default`."""
@@ -241,7 +242,7 @@ class CelerySite:
             ["-m", "celery", "-A", celery_app, "worker", "--pool", pool,
              "--concurrency", str(concurrency), "--queues", "default", "--loglevel", "INFO",
              "--hostname", f"w{len(self.processes)}@test", "--without-gossip",
-             "--without-mingle"],
+             "--without-mingle", *options],
             **more,
         )  # fmt: skip
         if ready:

@@ -279,10 +279,13 @@ class _Sender:
         self.reopen()
 
     def reopen(self) -> None:
-        """Connect anew; one try."""
+        """Connect anew: one try, and one with each further broker that is named."""
         self.close()
         self._connection.ensure_connection(
-            max_retries=1, interval_start=0, interval_step=0, timeout=_PATIENCE
+            max_retries=max(1, len(self._connection.alt or ())),
+            interval_start=0,
+            interval_step=0,
+            timeout=_PATIENCE,
         )
         self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
 
