@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from failbetter.engine import Ticket
-from failbetter.engines.lost import GRACE, Lost
+from failbetter.engines.lost import FULL, GRACE, Lost
+from failbetter.worker import dispatch
 
 EVERY = 5.0
 """Seconds between two looks, as the dispatcher has it."""
-BATCH = 500
 
 
 class Broker:
@@ -49,8 +49,8 @@ class Broker:
         self.now += EVERY
         found = []
         tickets = [self.waiting[number] for number in sorted(self.waiting)]
-        for first in range(0, len(tickets), BATCH):
-            batch = tickets[first : first + BATCH]
+        for first in range(0, len(tickets), FULL):
+            batch = tickets[first : first + FULL]
             lost = self.lost.look(batch, lambda queue: len(self.queues.get(queue, [])), self.now)
             for ticket in lost:
                 self._send(ticket)
@@ -161,3 +161,17 @@ def test_a_lower_priority_that_is_overtaken_is_not_lost() -> None:
             del broker.waiting[job]
         assert broker.look() == []
     assert set(low) <= set(broker.waiting)
+
+
+def test_what_has_ended_is_forgotten() -> None:
+    """Also where at each look only newer jobs wait than at the last."""
+    broker = Broker()
+    for _ in range(50):
+        broker.enqueue(20)
+        assert broker.look() == []
+        broker.work(20)
+    assert len(broker.lost) <= 40
+
+
+def test_rounds_are_those_of_the_dispatcher() -> None:
+    assert dispatch.BATCH == FULL

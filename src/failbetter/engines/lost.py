@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 GRACE: Final = 20.0
 """Seconds for which an id has to be missing until it is called lost."""
 
+FULL: Final = 500
+"""So many jobs come in each look of a round but the last, which has fewer."""
+
 _NOW: Final = 2**62
 """Stands for the time of a sending that follows from here: later than all that is known."""
 
@@ -53,6 +56,12 @@ class Lost:
         self._missing_since: dict[int, tuple[int, float]] = {}
         """By id: the fence, and since when it is missing (monotonic s)."""
         self._highest = 0
+        self._was_last = False
+
+    def __len__(self) -> int:
+        """How many jobs it remembers."""
+        lanes = [*self._last.values(), *self._round.values()]
+        return sum(len(lane.sent_at) for lane in lanes)
 
     def look(
         self, tickets: Sequence[Ticket], depth: Callable[[str], int], now: float
@@ -63,9 +72,10 @@ class Lost:
         """
         if not tickets:
             return []
-        if tickets[0].id <= self._highest:
+        if self._was_last or tickets[0].id <= self._highest:
             self._end_round()
         self._highest = tickets[-1].id
+        self._was_last = len(tickets) < FULL
         depths = {queue: depth(queue) for queue in {ticket.queue for ticket in tickets}}
         return [one for one in tickets if self._is_lost(one, depths[one.queue], now)]
 
