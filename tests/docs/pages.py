@@ -35,6 +35,7 @@ RUN = (
     "docs/serve.md",
     "docs/databases.md",
     "docs/rq.md",
+    "docs/adopt.md",
     "docs/celery.md",
 )
 # The page whose app finds its ledger on a server, by the environment.
