@@ -51,6 +51,18 @@ VERSION = "{version}"
 def save(n):
     return VERSION
 """
+# Comes to its end once it is told to go on.
+SLOW = """
+import pathlib, time
+
+VERSION = "{version}"
+pathlib.Path("loading").touch()
+while not pathlib.Path("go").exists():
+    time.sleep(0.005)
+
+def save(n):
+    return VERSION
+"""
 FAULTY = """
 VERSION = "{version}"
 
@@ -203,6 +215,23 @@ def test_what_is_no_change_replaces_nobody(shop: Shop) -> None:
     assert before != after
     assert worker.text().count("the code has changed") == 1
     worker.kill()
+
+
+def test_code_that_changes_while_it_is_loaded(shop: Shop) -> None:
+    """What a child has read is not what is there when it is done: it does not pass for new."""
+    shop.write(SLOW, "one")
+    worker = shop.worker(ready=False)
+    loading = shop.site.folder / "loading"
+    wait_until(loading.exists, "the old code to be loaded")
+    shop.write(MODELS, "version two")
+    (shop.site.folder / "go").touch()
+    wait_until(lambda: shop.save() == "version two", "the new code to be used")
+    worker.wait_said(ALL_NEW)
+    job = shop.site.enqueue("back_up", 1)
+    shop.site.wait_over([job])
+    assert (job.attempts[0].code or "?")[-1] != "?"  # it is known for sure by then
+    worker.kill()
+    shop.site.check()
 
 
 def test_paths_that_are_named(shop: Shop) -> None:

@@ -56,7 +56,9 @@ def test_a_file_that_changes_while_it_is_loaded(files: list[tuple[str, str]]) ->
     unsure = LoadedCode(files, since=time.time() - 60)
     assert not unsure.is_sure
     assert unsure.newer() == unsure.fingerprint
-    assert unsure.name.endswith("?")
+    assert unsure.name == f"{unsure.fingerprint}?"
+    seen = LoadedCode(files, since=time.time() - 60, seen=unsure.fingerprint)
+    assert (seen.is_sure, seen.newer()) == (True, None)
 
 
 def test_names_count_and_order_does_not_change_by_itself(files: list[tuple[str, str]]) -> None:

@@ -33,10 +33,10 @@ def load_app(spec: str) -> App:
     return apps[0]
 
 
-def loaded_code(app: App, since: float = float("inf")) -> LoadedCode:
-    """The user's code that this process has loaded by now, from `since` (s since the epoch) on."""
+def loaded_code(app: App, since: float = float("inf"), seen: str | None = None) -> LoadedCode:
+    """The user's code that this process has loaded by now. See LoadedCode."""
     own = {task.function.__module__.partition(".")[0] for task in app.tasks.values()}
-    return LoadedCode(own_files(own), since)
+    return LoadedCode(own_files(own), since, seen)
 
 
 def code_version(app: App) -> str:

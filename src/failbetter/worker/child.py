@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     since = time.time()
     try:
         app = load_app(options.app)
-        loaded = loaded_code(app, since)
+        loaded = loaded_code(app, since, options.seen)
         code = app.code_version or loaded.name
     except BaseException as error:  # whatever the user's module does on import
         lines = traceback.format_exception(error)
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             app.hooks,
             app.watched,
             loaded.files,
-            loaded.fingerprint if loaded.is_sure else "",
+            loaded.name,
         )
     )
     # The board is the supervisor's to make, which it can only once it knows the ledger.
@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--handouts", type=int, required=True)
     parser.add_argument("--stacks", type=int, required=True)
     parser.add_argument("--supervisor", type=int, required=True)
+    parser.add_argument("--seen")
     parser.add_argument("--log-format", default="text")
     parser.add_argument("--log-level", default="INFO")
     return parser

@@ -14,6 +14,9 @@ from pathlib import Path
 
 File = tuple[str, str]
 """A name (a module's, or the path itself) and a path."""
+UNSURE = "?"
+"""Ends the fingerprint of files that have changed while they were loaded."""
+
 # Seconds by which the clock that files are stamped with may be late.
 _COARSE = 0.02
 Stamps = list[tuple[int, int, int] | None]
@@ -23,20 +26,22 @@ class LoadedCode:
     """Files that this process has loaded, known by the fingerprint that they have now.
 
     `since`: when it began to load them (s since the epoch); those that have changed meanwhile may
-    have been loaded before that.
+    have been loaded before that. But not if `seen`, the fingerprint at some time before, is theirs.
     """
 
-    def __init__(self, files: Sequence[File], since: float = float("inf")) -> None:
+    def __init__(
+        self, files: Sequence[File], since: float = float("inf"), seen: str | None = None
+    ) -> None:
         self.files = list(files)
         self._seen = stamps(path for _, path in self.files)
         self.fingerprint = fingerprint_of(self.files)
-        self.is_sure = not self._changed_since(since)
+        self.is_sure = self.fingerprint == seen or not self._changed_since(since)
         self._newer = None if self.is_sure else self.fingerprint
 
     @property
     def name(self) -> str:
-        """Its version, as people are told of it; it says so when that is not known for sure."""
-        return self.fingerprint if self.is_sure else f"{self.fingerprint}?"
+        """The fingerprint as others are told of it: it says so when that is not known for sure."""
+        return self.fingerprint if self.is_sure else self.fingerprint + UNSURE
 
     def newer(self) -> str | None:
         """The fingerprint of what is on disk now, if it is another; None: it is the same.

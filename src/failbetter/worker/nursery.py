@@ -44,6 +44,8 @@ class Nursery:
         self._settings = settings
         self._memory = OutOfMemory()
         self.children: list[Child] = []
+        self.seen = ""
+        """The fingerprint of the code that a child has found on disk last."""
         self._vacant: dict[int, float] = {}
         self._quick_deaths = 0
 
@@ -60,7 +62,12 @@ class Nursery:
     def _make(self, index: int) -> Child:
         settings = self._settings
         return Child(
-            index, settings.app, settings.concurrency, settings.log_format, settings.log_level
+            index,
+            settings.app,
+            settings.concurrency,
+            settings.log_format,
+            settings.log_level,
+            self.seen,
         )
 
     def spare(self) -> Child:

@@ -50,8 +50,15 @@ class Child:
     """One child process. `handed` holds what it was given and has not ended, by job id."""
 
     def __init__(
-        self, index: int, app: str, slots: int, log_format: str, log_level: str = "INFO"
+        self,
+        index: int,
+        app: str,
+        slots: int,
+        log_format: str,
+        log_level: str = "INFO",
+        seen: str = "",
     ) -> None:
+        """`seen`: the fingerprint of the code that is on disk, as far as is known."""
         self.index = index
         self.slots = slots
         self.handed: dict[int, Claimed] = {}
@@ -73,7 +80,7 @@ class Child:
         self.code: str | None = None
         """The version of the code it has loaded."""
         self.loaded: str | None = None
-        """The fingerprint of that code; empty when it is not known for sure."""
+        """The fingerprint of that code; see `code.LoadedCode.name`."""
         self.epoch = 0
         """What its times, told by the monotonic clock (µs), lack to the ledger's."""
         self.ready = False
@@ -99,9 +106,9 @@ class Child:
         self._broken_at: float | None = None
         self._unsaid = bytearray()
         self._killed = False
-        self._start(app, log_format, log_level)
+        self._start(app, log_format, log_level, seen)
 
-    def _start(self, app: str, log_format: str, log_level: str) -> None:
+    def _start(self, app: str, log_format: str, log_level: str, seen: str) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         out, source = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (ours, out, theirs):
@@ -120,6 +127,7 @@ class Child:
             f"--supervisor={os.getpid()}",
             f"--log-format={log_format}",
             f"--log-level={log_level}",
+            f"--seen={seen}",
         ]
         self.process = subprocess.Popen(
             command,

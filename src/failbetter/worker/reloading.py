@@ -15,6 +15,7 @@ import msgspec
 
 from failbetter.ledger import restarts
 from failbetter.worker.changes import Changes, Seen
+from failbetter.worker.code import UNSURE
 from failbetter.worker.evidence import describe_exit, exit_text
 from failbetter.worker.nursery import GRACE
 from failbetter.worker.wire import Hello, Unready
@@ -32,6 +33,8 @@ _logger = logging.getLogger("failbetter.worker")
 
 # Seconds within which a child must have loaded the app.
 _LONGEST_LOAD = 120.0
+# How often it is loaded again because files have changed meanwhile.
+_TRIES = 5
 # Seconds until the next child is asked to finish while one still runs a long body.
 _NEXT = 0.25
 # A supervisor must keep watch over its children, so it never waits long for its turn to write.
@@ -48,6 +51,8 @@ class Round(msgspec.Struct):
     old: list[Child]
     newer: str | None = None
     """What was on disk when a job failed on older code."""
+    tries: int = 0
+    """How often the code was loaded while its files changed."""
     next_close: float = 0.0
     closed: bool = False
     """Whether any child was asked to finish."""
@@ -99,6 +104,7 @@ class Reloading:
     def know(self, hello: Hello) -> None:
         """A child in its place has loaded this."""
         self._known = hello
+        self._nursery.seen = hello.loaded.removesuffix(UNSURE)
         self._changes.know(hello.files)
 
     # -- why
@@ -142,10 +148,13 @@ class Reloading:
         elif self._round is not None and self._known is not None:
             if not named and self._known.loaded != seen.loaded:
                 self._begin("the code has changed again")
-        elif any(child.loaded == "" for child in self._nursery.children):
+        elif self._any_unsure():
             self._begin("files changed while they were loaded")
         elif not named and self._newer() is not None:
             self._begin("the code has changed")
+
+    def _any_unsure(self) -> bool:
+        return any(_is_unsure(child.loaded) for child in self._nursery.children)
 
     def _newer(self) -> str | None:
         """The fingerprint of what is on disk, if a child has loaded something else."""
@@ -218,8 +227,14 @@ class Reloading:
         if _ledger_of(hello) != _ledger_of(self._known):
             self._fail("its app has another ledger or lease: stop this worker and start it", "")
             return
+        if _is_unsure(hello.loaded) and self._round.tries < _TRIES:
+            # The next one will know what it loads.
+            self._round.tries += 1
+            self._nursery.seen = hello.loaded.removesuffix(UNSURE)
+            self.drop_spare()
+            return
         if not self._round.unconditional:
-            same = hello.loaded or None
+            same = None if _is_unsure(hello.loaded) else hello.loaded
             self._round.old = [child for child in self._round.old if child.loaded != same]
         if self._round.old:
             spare.said_hello = True
@@ -263,8 +278,6 @@ class Reloading:
         else:
             _logger.info("the code is the same; the children go on")
         self._error = self._failed_on = None
-        if not all(child.loaded for child in self._nursery.children):
-            self._tried = None  # files changed while they were loaded
         self._end()
 
     def _fail(self, error: str, trace: str) -> None:
@@ -306,6 +319,10 @@ class Reloading:
         """Look at the disk no more."""
         self.halt()
         self._changes.stop()
+
+
+def _is_unsure(loaded: str | None) -> bool:
+    return loaded is not None and loaded.endswith(UNSURE)
 
 
 def _ledger_of(hello: Hello) -> tuple[object, ...]:

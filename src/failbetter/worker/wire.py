@@ -64,7 +64,7 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
     files: list[tuple[str, str]] = []
     """The user's code: module name and path."""
     loaded: str = ""
-    """Its fingerprint; empty when files have changed while they were loaded."""
+    """Its fingerprint; see `code.LoadedCode.name`."""
 
 
 class Unready(msgspec.Struct, array_like=True, frozen=True, tag="unready"):
