@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 from rq import Queue
-from tests.faults.apps import make_app
+from tests.faults.apps import hold, make_app
 from tests.faults.harness import Site, Worker, wait_until
 
 import failbetter
@@ -43,6 +43,7 @@ class RQSite(Site):
         self.server = server
         self.engine = failbetter.RQ(server.url)
         self.app = make_app(url, self.engine)
+        self.app.task(name="hold_for_ever", timeout=None)(hold)
 
     def environment(self, **more: str) -> dict[str, str]:
         return super().environment(

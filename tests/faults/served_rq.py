@@ -2,7 +2,7 @@
 
 import os
 
-from tests.faults.apps import make_app
+from tests.faults.apps import hold, make_app
 
 import failbetter
 
@@ -10,3 +10,9 @@ if os.environ.get("FAILBETTER_TEST_BROKEN"):
     raise RuntimeError("a module that cannot be imported")
 
 app = make_app(engine=failbetter.RQ(os.environ["FAILBETTER_TEST_REDIS"]))
+
+
+@app.task(timeout=None)
+def hold_for_ever(gate: str) -> None:
+    """As `hold`, by a task that may take as long as it likes."""
+    hold(gate)

@@ -144,6 +144,21 @@ def test_elsewhere_a_silent_lease_alone_is_no_death(rq_site: RQSite) -> None:
     rq_site.check()
 
 
+@pytest.mark.parametrize("worker_class", [SIMPLE, OUR_SIMPLE])
+def test_a_simple_worker_may_run_a_job_for_ever(rq_site: RQSite, worker_class: str) -> None:
+    """RQ writes its key but once for each job; that it ran out must not look like a death."""
+    rq_site.rq(worker_class)
+    gate = rq_site.folder / "gate"
+    job = rq_site.enqueue("hold_for_ever", str(gate))
+    rq_site.log.wait_for("start", job)
+    with rq_site.server.connect() as client:
+        (key,) = Worker.all_keys(connection=client)
+        assert client.ttl(key) > 86_400
+        gate.touch()
+        rq_site.wait_over([job])
+        wait_until(lambda: client.ttl(key) < 3_600, "the worker to write its key again")
+
+
 @pytest.mark.parametrize("worker_class", FORKING)
 def test_a_poison_job_stops_and_harms_no_neighbour(rq_site: RQSite, worker_class) -> None:
     """Promise 4: at most `max_crashes` runs, the reason on record, neighbours uncharged."""
