@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from celery import shared_task, signals
+from celery.concurrency import prefork, solo
 from celery.worker.control import inspect_command
 
 from failbetter import fleet, ids
@@ -35,7 +36,6 @@ EX_CONFIG = 78
 _VARIABLE = "FAILBETTER_APP"
 # A pool that did not say how many bodies it runs at once is not held to a number here.
 _MANY = 1_000
-_GREEN = ("eventlet", "gevent")
 
 
 class Place(msgspec.Struct):
@@ -147,12 +147,12 @@ run = shared_task(
 def _set_up(sender: str, instance: Any, **_: object) -> None:
     """The worker is about to start its pool: learn what it is, and load the App for all of it."""
     pool = instance.pool_cls
-    kind = getattr(pool, "__module__", "").rpartition(".")[2]
-    if kind in _GREEN:
-        _refuse(f"failbetter runs no bodies in Celery's {kind} pool: take prefork or threads")
-    has_children = kind == "prefork"
-    slots = 1 if has_children or kind == "solo" else instance.concurrency
-    here.place = Place(sender, slots, has_children)
+    if getattr(pool, "is_green", False):
+        # Bodies would share a thread, and nobody could end one.
+        _refuse("failbetter runs no bodies in an eventlet or gevent pool: take prefork or threads")
+    has_children = issubclass(pool, prefork.TaskPool)
+    one_by_one = has_children or issubclass(pool, solo.TaskPool)
+    here.place = Place(sender, 1 if one_by_one else instance.concurrency, has_children)
     try:
         here.app  # noqa: B018
     except ConfigurationError as error:
