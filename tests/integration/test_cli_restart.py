@@ -56,15 +56,18 @@ class Repository:
         return self.git("rev-parse", "HEAD")
 
     def restart(self, *words: str, folder: str = ".", **more: str) -> tuple[int, str, str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "failbetter", "restart", *words],
+        done = self.run("restart", *words, folder=folder, **more)
+        return done.returncode, done.stdout, done.stderr
+
+    def run(self, *words: str, folder: str = ".", **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "failbetter", *words],
             cwd=self.folder / folder,
             env={**self.environment, **more},
             capture_output=True,
             text=True,
             check=False,
         )
-        return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture
@@ -170,6 +173,28 @@ def test_wrong_usage(there: Repository, words: list[str]) -> None:
     code, out, err = there.restart(*words)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["models.py"], "a worker takes paths with --restart-on-change only"),
+        (["--restart-on-change", "nowhere"], "there is nothing at 'nowhere'"),
+    ],
+)
+def test_what_a_worker_cannot_watch(there: Repository, words: list[str], says: str) -> None:
+    done = there.run("worker", "-A", "shop", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+
+
+def test_a_worker_that_watches(there: Repository) -> None:
+    """The command's own words: with paths, and without."""
+    (there.folder / "shop.py").write_text("import failbetter\n\napp = failbetter.App()\n")
+    (there.folder / "templates").mkdir()
+    for words in (["--restart-on-change"], ["--restart-on-change", "templates", "shop.py"]):
+        done = there.run("worker", "-A", "shop", "--drain", *words)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
