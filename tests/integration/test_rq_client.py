@@ -283,6 +283,25 @@ def test_a_redis_that_is_down_is_told_of_without_the_password() -> None:
         wrong.close()
 
 
+def test_a_frozen_redis_is_waited_for_once(monkeypatch) -> None:
+    """C6: who enqueues next does not wait for it in turn."""
+    now = [1000.0]
+    with RedisServer.start() as server:
+        engine = RQ(f"{server.url}?socket_timeout=0.3")
+        engine.send([ticket(1)])
+        server.freeze()
+        monkeypatch.setattr(rq_engine.time, "monotonic", lambda: now[0])
+        with pytest.raises(EngineUnavailable, match="did not take part"):
+            engine.send([ticket(2)])
+        server.thaw()
+        with pytest.raises(EngineUnavailable, match="a moment ago"):
+            engine.send([ticket(2)])
+        now[0] += 6
+        engine.send([ticket(2)])
+        assert engine.missing([ticket(1), ticket(2)]) == []
+        engine.close()
+
+
 def test_a_client_of_the_users_own_is_used_and_left_open(client: Redis) -> None:
     engine = RQ(client)
     engine.send([ticket(1)])

@@ -93,6 +93,8 @@ class RQ:
         self._serializer = _SERIALIZERS.get(serializer or "", serializer)
         self._lock = threading.Lock()
         self._client: Redis | None = None
+        # Until when nothing is sent (monotonic s), as the last sending waited in vain.
+        self._not_before = 0.0
         self._queues: dict[str, Queue] = {}
         # Where in a queue was found what was last asked for.
         self._found_at: dict[str, int] = {}
@@ -105,8 +107,17 @@ class RQ:
         """Put ids on their way: a round trip for each thousand."""
         ordered = _in_order(tickets)
         with self._reached() as client:
-            for first in range(0, len(ordered), _CHUNK):
-                self._send_some(client, ordered[first : first + _CHUNK])
+            from redis.exceptions import TimeoutError as NoAnswer
+
+            if time.monotonic() < self._not_before:
+                raise NoAnswer("it gave no answer a moment ago")
+            try:
+                for first in range(0, len(ordered), _CHUNK):
+                    self._send_some(client, ordered[first : first + _CHUNK])
+            except NoAnswer:
+                # Else everyone who enqueues would wait for it in turn.
+                self._not_before = time.monotonic() + _PATIENCE
+                raise
 
     def _send_some(self, client: Redis, tickets: Sequence[Ticket]) -> None:
         pipeline = client.pipeline(transaction=False)
@@ -318,7 +329,7 @@ def _strike_out(client: Redis, key: str, begin: int, sought: dict[bytes, Ticket]
 def _open(redis: str | Redis) -> Redis:
     try:
         import rq  # noqa: F401
-        from redis import Redis
+        from redis import ConnectionError, Redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
     except ImportError as error:
@@ -329,7 +340,7 @@ def _open(redis: str | Redis) -> Redis:
         return redis
     # A connection that a restart of Redis has broken is opened anew, once; but whoever enqueues
     # does not wait for a Redis that is down, as nothing depends on it.
-    options: dict[str, Any] = {"retry": Retry(NoBackoff(), 1)}
+    options: dict[str, Any] = {"retry": Retry(NoBackoff(), 1, (ConnectionError,))}
     options |= {"socket_connect_timeout": _PATIENCE, "socket_timeout": _PATIENCE}
     try:
         return Redis.from_url(redis, **options)
