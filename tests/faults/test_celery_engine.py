@@ -117,6 +117,16 @@ def test_a_poison_job_ends_and_its_neighbours_succeed(site: CelerySite) -> None:
     assert all(job.row.crashes == 0 for job in others)
 
 
+def test_what_a_killed_body_has_started_is_gone_before_the_next_attempt(site: CelerySite) -> None:
+    """Else two of them might work on the same thing."""
+    site.maintain()
+    site.worker()
+    job = site.enqueue("leave_behind", str(site.folder / "note"))
+    site.wait_over(job)
+    assert causes(job) == ["crashed", "returned"]
+    assert job.result() is False
+
+
 def test_a_body_that_holds_the_interpreter_is_ended_with_its_stacks(site: CelerySite) -> None:
     """No thread of its process can do anything; the neighbours' processes are unharmed. D6."""
     site.maintain()

@@ -81,9 +81,17 @@ class Here:
         with self._lock:
             if self._guest is None or self._guest.pid != os.getpid():
                 place = self.place or Place(hostname or "celery")
-                self._guest = Guest(self.app, "celery", place.keeper(), slots=place.slots)
                 if place.has_children:
                     self._hear_the_end()
+                    # What its bodies start is known by its session, should it be killed.
+                    os.setsid()
+                self._guest = Guest(
+                    self.app,
+                    "celery",
+                    place.keeper(),
+                    slots=place.slots,
+                    owns_session=place.has_children,
+                )
             return self._guest
 
     def _hear_the_end(self) -> None:

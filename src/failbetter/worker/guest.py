@@ -70,6 +70,7 @@ class Guest:
     `engine`: its name. `keeper`: what is on record of the process. `slots`: how many bodies may run
     at once, each in the thread that calls `run`. `for_one`: the process runs one job and ends.
     `loaded`: the user's code, if the process was forked from one that had loaded it.
+    `owns_session`: it leads a session of its own; what its bodies start there ends with it.
     """
 
     def __init__(
@@ -81,12 +82,14 @@ class Guest:
         slots: int = 1,
         for_one: bool = False,
         loaded: LoadedCode | None = None,
+        owns_session: bool = False,
     ) -> None:
         self._app = app
         self._engine = engine
         self._keeper = keeper
         self._slots = slots
         self._for_one = for_one
+        self._owns_session = owns_session
         self._database = app.database
         self._loaded = loaded_code(app) if loaded is None else loaded
         self._code = app.code_version or self._loaded.name
@@ -252,6 +255,8 @@ class Guest:
         place = describe_process()
         self._lock = fleet.hold(number)
         _locks.add(self._lock)
+        if self._owns_session:
+            self._lock.note_child(self.pid, time.time())
         board.create(fleet.board_path(number), 1)
         self._stacks = os.open(fleet.stacks_path(number), os.O_RDWR | os.O_CREAT, 0o644)
         now = self._database.now()
