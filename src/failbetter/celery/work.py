@@ -84,7 +84,8 @@ class Here:
                 if place.has_children:
                     self._hear_the_end()
                     # What its bodies start is known by its session, should it be killed.
-                    os.setsid()
+                    if os.getsid(0) != os.getpid():
+                        os.setsid()
                 self._guest = Guest(
                     self.app,
                     "celery",
