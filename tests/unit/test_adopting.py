@@ -11,6 +11,7 @@ from failbetter.lifecycle.adopting import (
     Known,
     Sight,
     Step,
+    ended_in_celery,
     ended_in_rq,
     lost,
     step,
@@ -142,6 +143,33 @@ def test_what_rq_keeps_of_an_end_is_called_by_its_cause(
     assert (found.cause, found.reason, found.evidence) == (cause, reason, evidence)
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "cause", "evidence"),
+    [
+        ("ConnectionError", PLAIN, Cause.RAISED, {}),
+        (
+            "billiard.exceptions.WorkerLostError",
+            "Worker exited prematurely: signal 9 (SIGKILL) Job: 0.",
+            Cause.CRASHED,
+            {"signal": 9},
+        ),
+        ("billiard.TimeLimitExceeded", "TimeLimitExceeded(1,)", Cause.TIMED_OUT, {}),
+        ("billiard.exceptions.Terminated", "15", Cause.CANCELLED, {}),
+    ],
+)
+def test_what_celery_tells_of_an_end_is_called_by_its_cause(
+    kind: str, text: str, cause: Cause, evidence: dict[str, int]
+) -> None:
+    found = ended_in_celery("shop.mail.send", kind, text)
+    assert (found.cause, found.evidence) == (cause, evidence)
+
+
+def test_a_retry_of_celery_is_called_by_what_it_is_for() -> None:
+    text = CHAINED.replace("shop.errors.NoSuchUser: ann", "celery.exceptions.Retry: Retry in 1s")
+    found = ended_in_celery("t", "celery.exceptions.Retry", text)
+    assert found.trouble.failure.error_type == "KeyError"
+
+
 def test_a_task_is_what_the_description_calls() -> None:
     assert task_of("shop.mail.send('ann', retry=True)", "mail") == "shop.mail.send"
     assert task_of("mail to ann (urgent)", "mail") == "job in mail"
@@ -180,6 +208,8 @@ WAITS = {"state": State.PENDING, "reason": None, "cause": None, "run": None}
         # Its id was given again, or it runs anew after its end.
         (Known(State.FAILED, 0, "1", "q"), seen(), Step(anew=True, records=True)),
         (Known(State.SUCCEEDED, 1, "1", "q"), seen(), Step(anew=True, records=True)),
+        # An engine that does not say when it was made: by its id it is the same.
+        (Known(State.FAILED, 7, "1", "q"), seen(created_at=None), Step(records=True)),
         (Known(State.SUCCEEDED, 1, "1", "q"), seen(**WAITS), Step(moves=False)),
         # What a person has discarded here stays so, as long as nothing new happens there.
         (Known(State.DISCARDED, 1, "1", "r"), seen(), Step(moves=False)),

@@ -359,7 +359,8 @@ class _Writing:
             self._tx.run(KEEP, message, seen, self._now, live, number)
 
     def _add(self, number: int, sight: Sight, *, records: bool) -> None:
-        blank = _Row(number, 0, State.PENDING, sight.created_at, 0, 0, 0, 0)
+        created_at = self._now if sight.created_at is None else sight.created_at
+        blank = _Row(number, 0, State.PENDING, created_at, 0, 0, 0, 0)
         charged = _charged(blank, sight, records=records)
         state, reason, run_at, begun_at, ended_at, live = _standing(sight, self._now)
         error = _error(sight)
@@ -371,7 +372,7 @@ class _Writing:
             state,
             reason,
             run_at,
-            sight.created_at,
+            created_at,
             begun_at,
             ended_at,
             1 + int(records),

@@ -22,6 +22,9 @@ _CALL = re.compile(r"([^\W\d][\w]*(?:\.[^\W\d][\w]*)*)\(")
 _SIGNAL = re.compile(r"waitpid returned (\d+)(?: \(signal (\d+)\))?")
 
 
+_LOST_BY = re.compile(r"signal (\d+)")
+
+
 class Trouble(msgspec.Struct, frozen=True):
     """Why an attempt ended: the failure as its fingerprint is made of it, and its traceback."""
 
@@ -33,6 +36,7 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
     """A job as an engine has it. Times in microseconds since the epoch.
 
     `name`: what the engine calls it. `mark`: another one, once anything has changed there.
+    `created_at` None: the engine does not say.
     `cause` of the last attempt's end, None while there is none; then `run` tells that attempt from
     others, whoever tells of it. `said`: how the engine describes the job to people. `message`:
     what it takes to put the job back.
@@ -46,7 +50,7 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason | None = None
     cause: Cause | None = None
     run: str | None = None
-    created_at: int
+    created_at: int | None
     run_at: int
     begun_at: int | None = None
     ended_at: int | None = None
@@ -90,7 +94,8 @@ def step(known: Known | None, sight: Sight) -> Step | None:
         return Step(anew=True, records=_ended(sight)) if in_trouble else None
     if known.mark == sight.mark:
         return None
-    if known.created_at != sight.created_at or known.state in (State.SUCCEEDED, State.DISCARDED):
+    is_another = sight.created_at is not None and known.created_at != sight.created_at
+    if is_another or known.state in (State.SUCCEEDED, State.DISCARDED):
         # Its id was given again, or it was run again after its end.
         if sight.state in ENDS and sight.run is not None and sight.run == known.run:
             return Step(moves=False)
@@ -181,6 +186,26 @@ def ended_in_rq(task: str, text: str) -> Ended:
         return Ended(Cause.TIMED_OUT, Reason.TIMEOUT, trouble)
     if _is_unloadable(trouble.failure):
         return Ended(Cause.UNLOADABLE, Reason.UNLOADABLE, trouble)
+    return Ended(Cause.RAISED, Reason.ERROR, trouble)
+
+
+def ended_in_celery(task: str, kind: str, text: str) -> Ended:
+    """How an attempt ended, by the type of what Celery's worker was told and its traceback."""
+    trouble = trouble_of(task, text, otherwise=kind)
+    name = kind.rpartition(".")[2]
+    if name == "WorkerLostError":
+        found = _LOST_BY.search(text)
+        evidence = {"signal": int(found[1])} if found else {}
+        return Ended(Cause.CRASHED, Reason.CRASHED, trouble, evidence)
+    if name in ("TimeLimitExceeded", "SoftTimeLimitExceeded"):
+        return Ended(Cause.TIMED_OUT, Reason.TIMEOUT, trouble)
+    if name == "Terminated":
+        return Ended(Cause.CANCELLED, Reason.CANCELLED, trouble)
+    if name == "Retry" and trouble.failure.causes:
+        # What it is tried again for.
+        *earlier, last = trouble.failure.causes
+        failure = msgspec.structs.replace(last, causes=earlier)
+        return Ended(Cause.RAISED, Reason.ERROR, Trouble(failure, trouble.traceback))
     return Ended(Cause.RAISED, Reason.ERROR, trouble)
 
 
