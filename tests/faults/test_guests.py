@@ -241,6 +241,31 @@ def test_with_its_keeper_it_is_a_loss(place: Place) -> None:
     assert [attempt.cause for attempt in job.attempts] == ["lost"]
 
 
+def test_one_that_dies_while_its_engine_is_asked_is_no_loss(place: Place) -> None:
+    """D6: what is seen here of a death says more than that the engine knows of one."""
+    job = place.enqueue("work.enqueue(1, 60)")
+    assert job is not None
+    horse = place.horse(job)
+    place.wait_until_running(job)
+    horse.send_signal(signal.SIGSTOP)
+    asked = []
+
+    def vouch(worker: object) -> str:
+        asked.append(worker)
+        horse.kill()
+        horse.wait(PATIENCE)
+        return "the engine says so"
+
+    sweeper = Sweeper(place.app.database, vouch=vouch)
+    limit = time.monotonic() + PATIENCE
+    while not job.attempts:
+        assert time.monotonic() < limit
+        sweeper.tick(time.monotonic())
+        time.sleep(0.1)
+    assert len(asked) == 1
+    assert [attempt.cause for attempt in job.attempts] == ["crashed"]
+
+
 @pytest.mark.parametrize("task", ["holds_the_interpreter", "heeds_nothing"])
 def test_a_body_that_nothing_stops_ends_with_its_process(place: Place, task: str) -> None:
     """Not even one that never lets go of the interpreter outlives its timeout."""

@@ -88,7 +88,12 @@ class Sweeper:
                     self._settle(one, report)
             elif worker.id in silent and worker.engine is None:
                 lost.append(gone(worker, LEASE_RAN_OUT, silent=True))
-            elif worker.id in silent and (why := self._vouch(worker)) is not None:
+            elif (
+                worker.id in silent
+                and (why := self._vouch(worker)) is not None
+                # It may have died while the engine was asked: the next sweep sees of what.
+                and not self._database.sees_dead(worker.id, worker.fleet)
+            ):
                 lost.append(gone(worker, why, silent=True))
         self._dead_since = {n: at for n, at in self._dead_since.items() if n in known}
         known |= {one.id for one in orphans}
