@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["watch"]
 
+_HOMES = {"watch": "failbetter.celery.watching"}
+
 
 def __getattr__(name: str) -> object:
-    if name in __all__:
-        return getattr(importlib.import_module("failbetter.celery.watching"), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
