@@ -37,6 +37,8 @@ RUN = (
     "docs/rq.md",
     "docs/adopt.md",
     "docs/celery.md",
+    "docs/engines.md",
+    "docs/move.md",
 )
 # The page whose app finds its ledger on a server, by the environment.
 ON_A_SERVER = "docs/databases.md"
