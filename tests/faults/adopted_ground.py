@@ -104,18 +104,29 @@ class RQWorker:
         return wait_until(look, "the worker has a horse")[0]
 
     def kill_all(self) -> None:
-        """`kill -9` of the worker and its horse, at one go."""
-        self.send_all(signal.SIGKILL)
+        """`kill -9` of the worker and its horse, at one go; returns once both are dead."""
+        horse = self.send_all(signal.SIGKILL)
+        self.wait()
+        wait_until(lambda: _is_dead(horse), "the horse is dead")
 
-    def send_all(self, number: int) -> None:
-        """The signal for all of its control group."""
+    def send_all(self, number: int) -> psutil.Process:
+        """The signal for all of its control group; the horse."""
         horse = self.horse
         for process in (psutil.Process(self.process.pid), horse):
             process.send_signal(number)
+        return horse
 
     def wait(self) -> int:
         """Its exit code."""
         return self.process.wait(PATIENCE)
+
+
+def _is_dead(process: psutil.Process) -> bool:
+    """Also when nobody has heard of its end yet."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 class RQGround:
