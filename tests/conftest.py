@@ -20,6 +20,7 @@ for _name in list(os.environ):
 # Fault tests that wait for what happens and mostly for that: they bear others beside them.
 SHARING = frozenset(
     {
+        "test_celery_adopt.py",
         "test_celery_engine.py",
         "test_example_backup.py",
         "test_guests.py",
