@@ -1,7 +1,7 @@
 """Workers killed at every boundary and at random, once more on MariaDB.
 
 What kills them is the same on every database; what a server makes of half a transaction is not.
-Promises 1 to 4 and 9; C1.
+Mirrored rows follow there, too. Promises 1 to 4 and 9; C1, C6.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tests.faults.test_deaths import (
     test_on_lost_fail_runs_nothing_twice,
     test_worker_and_all_its_children_killed,
 )
+from tests.faults.test_mirror import test_killed_at_random
 from tests.faults.test_random_kills import test_random_kills
 from tests.servers import mariadb
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "test_child_killed_at",
     "test_death_in_the_middle_of_an_effect",
+    "test_killed_at_random",
     "test_killed_from_outside",
     "test_on_lost_fail_runs_nothing_twice",
     "test_random_kills",

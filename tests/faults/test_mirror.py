@@ -58,9 +58,10 @@ class Looker:
     """Compares rows and jobs in one snapshot, over and over."""
 
     # What is in the outbox may differ: a row was locked, as by a frozen worker.
+    # The key's text is made by replacing: MySQL and MariaDB have no `||`, and SQLite no CONCAT.
     _QUERY = text(
         "SELECT f.id, f.status, j.state FROM followers f JOIN failbetter_jobs j"
-        """ ON j.mirror_key = '|followers.id|status|"' || CAST(f.id AS VARCHAR(9)) || '"'"""
+        """ ON j.mirror_key = REPLACE('|followers.id|status|"?"', '?', CAST(f.id AS CHAR(9)))"""
         " WHERE f.status <> j.state AND j.id NOT IN (SELECT job_id FROM failbetter_outbox)"
         " AND NOT EXISTS (SELECT 1 FROM failbetter_jobs n WHERE n.mirror_key = j.mirror_key"
         " AND n.id > j.id)"
