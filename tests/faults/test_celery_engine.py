@@ -89,12 +89,13 @@ def test_other_pools(site: CelerySite, pool: str) -> None:
 def test_a_killed_child_is_told_at_once_with_its_signal(on_each: CelerySite) -> None:
     """The truth by the worker that outlives it, at once; run again within its budget. C2."""
     site = on_each
-    site.maintain()
     site.worker(concurrency=1)
     gate = site.folder / "gate"
     job, neighbour = site.enqueue("hold", str(gate)), site.enqueue("add", 1, 2)
     pid = site.wait_said("start", job)
     os.kill(pid, signal.SIGKILL)
+    site.wait(lambda: job.refresh().attempts, "its worker to tell, with nobody else there")
+    site.maintain()
     site.wait_said("start", job, 2)
     gate.touch()
     site.wait_over(job, neighbour)

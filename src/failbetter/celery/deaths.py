@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import threading
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from celery.worker import state
 
 from failbetter.errors import LedgerError
 from failbetter.fleet import pid_space
-from failbetter.ledger import registry
+from failbetter.ledger import reads, registry
 from failbetter.ledger.database import Database
 from failbetter.recovery.deciding import Gone, Report
 from failbetter.recovery.guests import dead_guest, keeper_of
@@ -35,6 +36,7 @@ _logger = logging.getLogger("failbetter.celery")
 # While a dead child is not collected, others are looked for so often (s).
 _LOOK = 0.1
 _IDLE = 1.0
+_CODE = re.compile(r"signal (?P<signal>\d+)|exitcode (?P<code>\d+)")
 
 # A child that is forked while the ledger is written to would hold a copy of the write's lock.
 _writing = threading.Lock()
@@ -80,6 +82,25 @@ class Deaths:
                     self._settle(pid, code)
             except (LedgerError, OSError) as error:
                 _logger.warning("%s; a sweep will tell what became of child %d", error, pid)
+
+    def collected(self, number: int, text: str) -> None:
+        """Celery has collected the child that was given this job, perhaps before it was seen here.
+
+        `text`: what Celery says of its end.
+        """
+        found = _CODE.search(text)
+        if found is None:
+            return
+        code = -int(found["signal"]) if found["signal"] else int(found["code"])
+        try:
+            with _writing:
+                job = reads.job(self._database, number)
+                holder = None if job is None or job.worker is None else job.worker
+                worker = None if holder is None else reads.worker(self._database, holder)
+                if worker is not None:
+                    self._settle(worker.pid, code)
+        except (LedgerError, OSError) as error:
+            _logger.warning("%s; a sweep will tell what became of a child", error)
 
     @staticmethod
     def _dead() -> dict[int, int]:

@@ -14,6 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from billiard.exceptions import WorkerLostError
 from celery import shared_task, signals
 from celery.concurrency import prefork, solo
 from celery.worker.control import inspect_command
@@ -58,6 +59,7 @@ class Here:
 
     def __init__(self) -> None:
         self.place: Place | None = None
+        self.deaths: Deaths | None = None
         self._app: App | None = None
         self._guest: Guest | None = None
         self._ends: Any = signal.SIG_DFL
@@ -182,7 +184,16 @@ def _leave(**_: object) -> None:
 def _watch(**_: object) -> None:
     """The pool has been started: from now on its children may die."""
     if here.place is not None and here.place.has_children:
-        Deaths(here.app).start()
+        here.deaths = Deaths(here.app)
+        here.deaths.start()
+
+
+def _failed(sender: Any, exception: BaseException, args: Any, **_: object) -> None:
+    """In the main process: a child died that had a message. In a child: nothing of ours."""
+    if here.place is None or here.place.pid != os.getpid() or here.deaths is None:
+        return
+    if isinstance(exception, WorkerLostError) and getattr(sender, "name", None) == TASK:
+        here.deaths.collected(ids.from_text(args[0]), str(exception))
 
 
 def _who(_state: object) -> dict[str, Any]:
@@ -195,4 +206,5 @@ signals.celeryd_after_setup.connect(_set_up, weak=False)
 signals.worker_process_shutdown.connect(_leave, weak=False)
 signals.worker_shutdown.connect(_leave, weak=False)
 signals.worker_ready.connect(_watch, weak=False)
+signals.task_failure.connect(_failed, weak=False)
 inspect_command(name=WHO)(_who)
