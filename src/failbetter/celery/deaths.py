@@ -7,6 +7,7 @@ cannot be written now, a sweeper writes later with less evidence.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -49,7 +50,10 @@ class Deaths:
     """The thread that waits for them."""
 
     def __init__(self, app: App) -> None:
-        self._app = app
+        # With connections of its own. A child that is forked lets go of them.
+        self._database = Database(
+            app.url, durable=app.durable, fleet_folder=app.fleet_folder, schema=app.schema
+        )
         self._memory = OutOfMemory()
         self._told: set[int] = set()
 
@@ -59,6 +63,9 @@ class Deaths:
 
     def _run(self) -> None:
         pause = threading.Event()
+        # To connect takes longer than all the rest, and there is little time once one is dead.
+        with contextlib.suppress(LedgerError, OSError), _writing:
+            self._database.exists()
         while True:
             try:
                 how = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
@@ -116,25 +123,19 @@ class Deaths:
         return found
 
     def _settle(self, pid: int, code: int) -> None:
-        app = self._app
-        database = Database(
-            app.url, durable=app.durable, fleet_folder=app.fleet_folder, schema=app.schema
-        )
-        try:
-            with database.look() as tx:
-                workers = [
-                    one
-                    for one in registry.all_workers(tx)
-                    if one.pid == pid and _is_ours(one) and database.sees_dead(one.id, one.fleet)
-                ]
-            report = Report()
-            for worker in workers:
-                gone = self._gone(database, worker, describe_exit(code))
-                Settler(database).settle(gone, report)
-            if report.handed_back:
-                database.wake()
-        finally:
-            database.close()
+        database = self._database
+        with database.look() as tx:
+            workers = [
+                one
+                for one in registry.all_workers(tx)
+                if one.pid == pid and _is_ours(one) and database.sees_dead(one.id, one.fleet)
+            ]
+        report = Report()
+        for worker in workers:
+            gone = self._gone(database, worker, describe_exit(code))
+            Settler(database).settle(gone, report)
+        if report.handed_back:
+            database.wake()
 
     def _gone(self, database: Database, worker: Worker, evidence: dict[str, Any]) -> Gone:
         if evidence.get("signal") == signal.SIGKILL:
