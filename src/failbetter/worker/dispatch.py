@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("failbetter.worker")
 
 BATCH = 500
-_BATCHES = 20
+# Batches sent in one round: whoever maintains must see to its other duties in between.
+_BATCHES = 4
+# Batches in which what was lost is looked for.
+_LOOKED_THROUGH = 20
 LOST_AFTER = 10.0
 """Seconds after which it is asked whether an id that was sent is still on its way."""
 _LOOK_FOR_LOST = 5.0
@@ -93,7 +96,7 @@ class Dispatcher:
 
     def _send_lost(self, report: Report) -> None:
         """Look through some of what was sent a while ago, from where the last look ended."""
-        for _ in range(_BATCHES):
+        for _ in range(_LOOKED_THROUGH):
             with self._database.look() as tx:
                 before = tx.now() - round(LOST_AFTER * 1e6)
                 batch = sending.sent_before(tx, before, self._after, BATCH)
