@@ -37,7 +37,7 @@ servers: # the database servers that tests start privately: installed where they
 .PHONY: test
 test: $(VENV)/ready servers ## all tests but the soak
 	@first=0; second=0; \
-	$(BIN)/pytest -n $(JOBS) -m 'not soak and not alone' $(ARGS) || first=$$?; \
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m 'not soak and not alone' $(ARGS) || first=$$?; \
 	$(BIN)/pytest -m 'alone and not soak' $(ARGS) || second=$$?; \
 	if [ $$first -eq 5 ]; then exit $$second; fi; \
 	if [ $$second -eq 5 ]; then exit $$first; fi; \
