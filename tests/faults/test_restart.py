@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.faults.harness import PATIENCE, Site, Worker, wait_until
+from tests.faults.harness import PATIENCE, Site, Worker, open_site, wait_until
 
 from failbetter.lifecycle.decide import NEWER_CODE_WITHIN
 
@@ -300,6 +300,22 @@ def test_new_code_that_cannot_be_loaded_charges_the_second_failure(shop: Shop) -
     assert worker.text().count("the new code cannot be loaded: SyntaxError") == 1
     worker.kill()
     shop.site.check()
+
+
+def test_a_worker_that_nobody_can_wake_looks_for_what_was_handed_back(tmp_path: Path) -> None:
+    """Where the folder's path is too long for a socket: what it has handed back itself is no news
+    to it, and once its children take jobs again it must look by itself."""
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    with open_site(f"sqlite:///{folder / 'jobs.db'}", folder) as site:
+        shop = Shop(site)
+        shop.write(FAULTY, "one")
+        shop.worker(watch=False)
+        shop.wait_loaded(1)
+        shop.write("def save(n:\n")
+        job = site.enqueue("back_up", 1)
+        site.wait_over([job], PATIENCE + NEWER_CODE_WITHIN)
+        assert [one.evidence.get("not_charged") for one in job.attempts] == [True, None]
 
 
 def test_a_body_that_may_not_run_twice_does_not(shop: Shop) -> None:

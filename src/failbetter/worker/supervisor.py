@@ -427,9 +427,7 @@ class Supervisor:
         for child in list(self._nursery.children):
             self._watch_one(child, now)
         if self._stop_at is None:
-            if (seated := self._reloading.tick(now)) is not None:
-                self._met(*seated)
-                self._welcome(seated[0])
+            self._reload(now)
             for child in self._nursery.respawn(now):
                 self._watch_child(child)
         self._give_back(self._hall.stuck(now))
@@ -438,6 +436,16 @@ class Supervisor:
             for child in self._nursery.children:
                 self._nursery.over_memory(child)
         self._duties(now)
+
+    def _reload(self, now: float) -> None:
+        """Go on replacing the children, if that is under way."""
+        under_way = self._reloading.is_under_way
+        if (seated := self._reloading.tick(now)) is not None:
+            self._met(*seated)
+            self._welcome(seated[0])
+        if under_way and not self._reloading.is_under_way:
+            # Children that took no jobs meanwhile do so again; what was handed back, nobody tells.
+            self._look = True
 
     def _watch_one(self, child: Child, now: float) -> None:
         if child.is_dead():
