@@ -21,6 +21,7 @@ from models import Account, find_account
 import failbetter
 
 PANEL = os.environ["PANEL_DATABASE"]
+_DUMP = "database.sql"
 STORE = Path(os.environ.get("BACKUP_STORE", "/srv/backups"))
 
 app = failbetter.App(
@@ -55,10 +56,12 @@ def backup(customer: str) -> str:
         shutil.rmtree(folder / "partial", ignore_errors=True)
         partial = folder / "partial"
         partial.mkdir()
-        with (partial / "database.sql").open("wb") as dump:
+        with (partial / _DUMP).open("wb") as dump:
             _run([_program("mariadb-dump", "mysqldump"), *_login(account)], stdout=dump)
         archive = partial / "archive.tar.gz"
-        both = ["-C", account.home, ".", "-C", str(partial), "database.sql"]
+        # The home by its own name: whatever the customer keeps in it, the dump is beside it.
+        home = Path(account.home)
+        both = ["-C", str(home.parent), home.name, "-C", str(partial), _DUMP]
         _run(["tar", "--create", "--gzip", f"--file={archive}", *both])
         whole = folder / f"{job.id}.tar.gz"
         archive.rename(whole)
@@ -84,11 +87,12 @@ def restore(customer: str, archive: str) -> None:
         if not found.is_file():
             raise failbetter.Fail("There is no such backup.")
         home = Path(account.home)
-        _run(["tar", "--extract", "--gzip", f"--file={found}", "-C", str(home)])
-        dump = home / "database.sql"
-        with dump.open("rb") as statements:
+        extract = ["tar", "--extract", "--gzip", f"--file={found}"]
+        _run([*extract, "-C", str(home.parent), home.name])
+        _run([*extract, "-C", str(folder), _DUMP])
+        with (folder / _DUMP).open("rb") as statements:
             _run([_program("mariadb", "mysql"), *_login(account)], stdin=statements)
-        dump.unlink()
+        (folder / _DUMP).unlink()
 
 
 def _account(customer: str) -> Account:

@@ -74,6 +74,7 @@ class Panel:
         home = self.folder / "homes" / name
         home.mkdir(parents=True)
         (home / "index.html").write_text(f"the page of {name}")
+        (home / "database.sql").write_text("the customer's own")
         self.maria.new_database(name)
         self.maria.ask("CREATE TABLE posts (text VARCHAR(60))", database=name)
         self.maria.ask("INSERT INTO posts VALUES ('hello')", database=name)
@@ -204,7 +205,7 @@ def test_a_backup_is_made_and_put_back(panel: Panel) -> None:
     assert panel.status(ada) == "pending"
     panel.worker()
     panel.wait_for(ada, "completed")
-    assert {"index.html", "database.sql"} <= set(panel.archive(ada))
+    assert {"ada/index.html", "database.sql"} <= set(panel.archive(ada))
     page = panel.page(ada)
     assert "Your last backup is complete" in page
     assert "refresh" not in page
@@ -217,6 +218,7 @@ def test_a_backup_is_made_and_put_back(panel: Panel) -> None:
     assert done.wait(PATIENCE) == 0
     wait_until(lambda: panel.app.jobs.where(task="restore", state="succeeded").count(), "restored")
     assert (home / "index.html").read_text() == "the page of ada"
+    assert (home / "database.sql").read_text() == "the customer's own"
     assert panel.maria.ask("SELECT text FROM posts", database=ada) == [("hello",)]
 
 
@@ -262,7 +264,7 @@ def test_a_killed_work_horse_is_seen_and_its_backup_made(panel: Panel) -> None:
     assert attempt.evidence["signal"] == signal.SIGKILL
     panel.gate.unlink()
     panel.wait_for(ada, "completed")
-    assert {"index.html", "database.sql"} <= set(panel.archive(ada))
+    assert {"ada/index.html", "database.sql"} <= set(panel.archive(ada))
 
 
 def test_a_killed_control_group_is_handed_back(panel: Panel) -> None:
