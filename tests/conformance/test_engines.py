@@ -17,11 +17,13 @@ from sqlalchemy import update
 import failbetter
 from failbetter import App, ids
 from failbetter.engine import Capabilities, Keeper, Ticket
-from failbetter.errors import EngineUnavailable
+from failbetter.errors import EngineUnavailable, LedgerUnavailable
 from failbetter.job import Job
 from failbetter.ledger import registry, sending
+from failbetter.ledger.claims import Claimed
 from failbetter.ledger.prepared import ONE, Prepared
 from failbetter.ledger.schema import jobs
+from failbetter.worker.desk import Desk
 from failbetter.worker.dispatch import LOST_AFTER, Dispatcher
 from failbetter.worker.guest import Guest
 
@@ -419,3 +421,48 @@ def test_health_knows_that_an_engine_carries_the_jobs(place: Place) -> None:
     with place.app.database.write() as tx:
         sending.note_engine(tx, None)
     assert finding("workers").status == "warn"
+
+
+def test_a_claim_that_was_not_heard_of_is_given_back(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 2: else it would be held for as long as the process lives, by nobody."""
+
+    @place.app.task
+    def note() -> None: ...
+
+    job = note.enqueue()
+    claim = Desk.claim_one
+    calls: list[int] = []
+
+    def unheard(desk: Desk, number: int) -> Claimed | None:
+        found = claim(desk, number)
+        calls.append(number)
+        if len(calls) == 1:
+            raise LedgerUnavailable("the connection broke in the commit")
+        return found
+
+    monkeypatch.setattr(Desk, "claim_one", unheard)
+    monkeypatch.setattr("failbetter.worker.guest._PAUSE", 0.0)
+    place.deliver()
+    assert (len(calls), job.refresh().state) == (2, "pending")
+    assert place.dispatch() == 1
+    place.deliver()
+    assert job.refresh().state == "succeeded"
+
+
+def test_what_an_earlier_body_left_as_stacks_is_not_the_next_ones(place: Place) -> None:
+    path: list[Path] = []
+
+    @place.app.task
+    def look() -> int:
+        (found,) = place.app.database.fleet.folder.glob("*.stacks")
+        path.append(found)
+        return found.stat().st_size
+
+    first = look.enqueue()
+    place.deliver()
+    path[0].write_text("Timeout (0:00:01)!")
+    second = look.enqueue()
+    place.deliver()
+    assert (first.refresh().result(), second.refresh().result()) == (0, 0)

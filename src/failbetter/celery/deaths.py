@@ -20,16 +20,15 @@ import psutil
 from celery.worker import state
 
 from failbetter.errors import LedgerError
-from failbetter.fleet import pid_space
 from failbetter.ledger import reads, registry
-from failbetter.ledger.database import Database
 from failbetter.recovery.deciding import Gone, Report
-from failbetter.recovery.guests import dead_guest, keeper_of
+from failbetter.recovery.guests import dead_guest, kept_here
 from failbetter.recovery.settling import Settler
-from failbetter.worker.evidence import OutOfMemory, describe_exit, exit_text
+from failbetter.worker.evidence import OutOfMemory, describe_exit, end_text
 
 if TYPE_CHECKING:
     from failbetter.app import App
+    from failbetter.ledger.database import Database
     from failbetter.ledger.registry import Worker
 
 _logger = logging.getLogger("failbetter.celery")
@@ -51,9 +50,7 @@ class Deaths:
 
     def __init__(self, app: App) -> None:
         # With connections of its own. A child that is forked lets go of them.
-        self._database = Database(
-            app.url, durable=app.durable, fleet_folder=app.fleet_folder, schema=app.schema
-        )
+        self._database = app.database.another()
         self._memory = OutOfMemory()
         self._told: set[int] = set()
 
@@ -125,11 +122,8 @@ class Deaths:
     def _settle(self, pid: int, code: int) -> None:
         database = self._database
         with database.look() as tx:
-            workers = [
-                one
-                for one in registry.all_workers(tx)
-                if one.pid == pid and _is_ours(one) and database.sees_dead(one.id, one.fleet)
-            ]
+            found = kept_here(registry.all_workers(tx), pid)
+        workers = [one for one in found if database.sees_dead(one.id, one.fleet)]
         report = Report()
         for worker in workers:
             gone = self._gone(database, worker, describe_exit(code))
@@ -140,7 +134,7 @@ class Deaths:
     def _gone(self, database: Database, worker: Worker, evidence: dict[str, Any]) -> Gone:
         if evidence.get("signal") == signal.SIGKILL:
             evidence |= self._memory.evidence_of(worker.pid)
-        told = exit_text(evidence)
+        told = end_text(evidence)
         if state.should_stop is None and state.should_terminate is None:
             return dead_guest(database.fleet, worker, lives=True, told=told, **evidence)
         # Not the body's doing: whoever stops a worker may have told all its processes to end.
@@ -151,9 +145,3 @@ class Deaths:
 def _code(how: os.waitid_result) -> int:
     """A return code: minus the signal, if one ended the process."""
     return how.si_status if how.si_code == os.CLD_EXITED else -how.si_status
-
-
-def _is_ours(worker: Worker) -> bool:
-    keeper = keeper_of(worker)
-    ours = (os.getpid(), pid_space())
-    return keeper is not None and (keeper.pid, keeper.space) == ours

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import select
 import threading
@@ -31,6 +32,8 @@ TASK = "failbetter.run"
 """The task that Celery's workers run. `failbetter.celery.work` has it."""
 WHO = "failbetter_who"
 """The remote control command by which a worker's main process says which one it is."""
+
+_logger = logging.getLogger("failbetter.engines")
 
 _WORK = "failbetter.celery.work"
 MARGIN = 120.0
@@ -302,8 +305,10 @@ class _Sender:
     def close(self) -> None:
         """Close it; it can be opened again."""
         self._producer = None
-        with contextlib.suppress(Exception):
+        try:
             self._connection.collect(socket_timeout=_PATIENCE)
+        except Exception:  # of the libraries below: what is broken already is only let go of
+            _logger.debug("a broken connection to the broker was closed", exc_info=True)
 
     # -- what goes over it
 

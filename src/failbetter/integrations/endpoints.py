@@ -8,7 +8,6 @@ from failbetter.errors import ConfigurationError
 from failbetter.health import Finding, pages
 from failbetter.health.looker import Looker
 from failbetter.integrations.startup import known_startup
-from failbetter.ledger.database import Database
 
 if TYPE_CHECKING:
     from failbetter import App
@@ -43,9 +42,7 @@ class Endpoints:
             raise ConfigurationError(f"a prefix is like '/internal', not {prefix!r}")
         self._prefix = prefix
         self.site = Site(app)
-        self.looker = Looker(
-            Database(app.url, durable=app.durable, fleet_folder=app.fleet_folder, schema=app.schema)
-        )
+        self.looker = Looker(app.database.another())
 
     def page(self, path: str) -> str:
         """The path as the pages know it."""

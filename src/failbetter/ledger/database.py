@@ -58,6 +58,8 @@ class Database:
             raise ConfigurationError(
                 "the ledger's URL is no URL; write one such as sqlite:///jobs.db"
             ) from None
+        self._given, self._durable = url, durable
+        self._given_folder, self._schema = fleet_folder, schema
         self.kind: Kind = kind_of(self.url, durable=durable, schema=schema)
         self._fleet_folder = fleet_folder or self.kind.fleet_folder()
         self._lock = threading.RLock()
@@ -72,6 +74,15 @@ class Database:
     def name(self) -> str:
         """The database's name as it may be shown: without a password."""
         return self.kind.shown
+
+    def another(self) -> Database:
+        """The same once more, with connections of its own."""
+        return Database(
+            self._given,
+            durable=self._durable,
+            fleet_folder=self._given_folder,
+            schema=self._schema,
+        )
 
     @property
     def engine(self) -> Engine:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from sqlalchemy import func, insert, literal_column, null, select, update
@@ -19,8 +19,9 @@ from failbetter.lifecycle.fingerprint import Failure, fingerprint
 from failbetter.lifecycle.states import ENDS, Cause, State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from failbetter.ledger.claims import Claimed
     from failbetter.ledger.kinds import Tx
     from failbetter.ledger.supersession import About
 
@@ -40,6 +41,33 @@ def own_error(task: str, kind: str, message: str, traceback: str | None = None) 
     """An error that failbetter itself gives as the cause, not one that a body raised."""
     mark = fingerprint(Failure(task=task, error_type=kind))
     return Error(kind, message, traceback, mark)
+
+
+def error_of_death(
+    job: Claimed, cause: Cause, died: str, evidence: Mapping[str, Any]
+) -> Error | None:
+    """The error of an attempt whose process died or was killed; None: that was not its doing.
+
+    `died`: what is said of a crash.
+    """
+    if cause is Cause.CRASHED:
+        kind, message = "failbetter.ProcessDied", died
+    elif cause is Cause.TIMED_OUT:
+        kind = "failbetter.TimedOut"
+        message = (
+            f"the body ran longer than its timeout of {job.policy.timeout:g} s and did not stop"
+            " when it was asked to; its process was killed"
+        )
+    elif cause is Cause.STALLED:
+        kind = "failbetter.Stalled"
+        message = (
+            f"the body made no progress for {job.policy.stalled_after:g} s and did not stop when"
+            " it was asked to; its process was killed"
+        )
+    else:
+        return None
+    stacks = evidence.get("stacks")
+    return own_error(job.task, kind, message, str(stacks) if stacks else None)
 
 
 class Settlement(msgspec.Struct, frozen=True, gc=False):

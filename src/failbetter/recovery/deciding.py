@@ -11,7 +11,13 @@ import msgspec
 
 from failbetter import ids
 from failbetter.ledger import claims, losses, notes
-from failbetter.ledger.endings import Error, Settlement, own_error, settle
+from failbetter.ledger.endings import (
+    Error,
+    Settlement,
+    error_of_death,
+    own_error,
+    settle,
+)
 from failbetter.lifecycle.decide import Outcome, Transition, decide
 from failbetter.lifecycle.states import Cause, State
 from failbetter.recovery.report import GoneWorker, RecoveredJob
@@ -204,30 +210,12 @@ def _settlement(gone: Gone, one: Decision, now: int) -> Settlement:
         ended_at=now,
         worker=gone.name,
         code=gone.code,
-        error=_error_of(gone, job),
+        error=error_of_death(job, gone.cause, gone.why, gone.evidence)
+        or _error(job.task, gone.name, gone.why),
         evidence=_evidence(gone, one.checkpoint),
         mirror_key=job.mirror_key,
         holder=job.worker,
     )
-
-
-def _error_of(gone: Gone, job: Claimed) -> Error:
-    stacks = gone.evidence.get("stacks")
-    if gone.cause is Cause.TIMED_OUT:
-        text = (
-            f"the body ran longer than its timeout of {job.policy.timeout:g} s and did not stop"
-            " when it was asked to; its process was killed"
-        )
-        return own_error(job.task, "failbetter.TimedOut", text, stacks)
-    if gone.cause is Cause.STALLED:
-        text = (
-            f"the body made no progress for {job.policy.stalled_after:g} s and did not stop when"
-            " it was asked to; its process was killed"
-        )
-        return own_error(job.task, "failbetter.Stalled", text, stacks)
-    if gone.cause is Cause.CRASHED:
-        return own_error(job.task, "failbetter.ProcessDied", gone.why, stacks)
-    return _error(job.task, gone.name, gone.why)
 
 
 @functools.lru_cache(maxsize=1_000)
@@ -237,11 +225,22 @@ def _error(task: str, name: str, why: str) -> Error:
 
 
 def _evidence(gone: Gone, checkpoint: losses.Checkpoint | None) -> str:
-    found: dict[str, Any] = {"why": gone.why, **gone.evidence}
-    if gone.host is not None:
-        found["host"] = gone.host
-    if gone.last_heard is not None:
-        found["last_heard"] = moment(gone.last_heard).isoformat(timespec="milliseconds")
+    known = _known(gone.why, gone.host, gone.last_heard, checkpoint)
+    if not gone.evidence:
+        return known
+    return msgspec.json.encode({**msgspec.json.decode(known), **gone.evidence}).decode()
+
+
+@functools.lru_cache(maxsize=1_000)
+def _known(
+    why: str, host: str | None, last_heard: int | None, checkpoint: losses.Checkpoint | None
+) -> str:
+    """Of many jobs that one worker held, mostly the same."""
+    found: dict[str, Any] = {"why": why}
+    if host is not None:
+        found["host"] = host
+    if last_heard is not None:
+        found["last_heard"] = moment(last_heard).isoformat(timespec="milliseconds")
     if checkpoint is not None:
         found["checkpoint"] = checkpoint
     return msgspec.json.encode(found).decode()

@@ -9,7 +9,8 @@ out, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -46,6 +47,18 @@ def keeper_of(worker: Worker) -> Keeper | None:
         return msgspec.json.decode(worker.keeper, type=Keeper)
     except msgspec.MsgspecError:
         return None
+
+
+def kept_here(workers: Sequence[Worker], pid: int) -> list[Worker]:
+    """The guests in the process `pid` that this process is the keeper of."""
+    ours = (os.getpid(), fleet.pid_space())
+    return [
+        worker
+        for worker in workers
+        if worker.pid == pid
+        and (keeper := keeper_of(worker)) is not None
+        and (keeper.pid, keeper.space) == ours
+    ]
 
 
 def gone_here(at: Fleet, worker: Worker, seconds: float) -> Gone | None:

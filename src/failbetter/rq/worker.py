@@ -19,14 +19,13 @@ import rq
 from redis.exceptions import RedisError
 
 from failbetter.errors import LedgerError
-from failbetter.fleet import pid_space
 from failbetter.ledger import registry
 from failbetter.lifecycle.states import Cause
 from failbetter.recovery.deciding import Report
-from failbetter.recovery.guests import dead_guest, keeper_of
+from failbetter.recovery.guests import dead_guest, kept_here
 from failbetter.recovery.settling import Settler
 from failbetter.rq import work
-from failbetter.worker.evidence import OutOfMemory, describe_exit, exit_text
+from failbetter.worker.evidence import OutOfMemory, describe_exit, end_text
 
 if TYPE_CHECKING:
     from rq.job import Job
@@ -116,21 +115,12 @@ class Worker(_Loading, rq.Worker):
         evidence = describe_exit(code)
         if code == -signal.SIGKILL and cause is None:
             evidence |= self._memory.evidence_of(horse)
-        told = exit_text(evidence)
-        if not told.startswith("killed"):
-            told = f"gone: it {told}"
+        told = end_text(evidence)
         database = work.load().app.database
         try:
             with database.look() as tx:
-                workers = registry.all_workers(tx)
-            for guest in workers:
-                keeper = keeper_of(guest)
-                if (
-                    keeper is None
-                    or (guest.pid, keeper.pid) != (horse, os.getpid())
-                    or keeper.space != pid_space()
-                ):
-                    continue
+                guests = kept_here(registry.all_workers(tx), horse)
+            for guest in guests:
                 gone = dead_guest(database.fleet, guest, lives=True, told=told, **evidence)
                 if cause is not None:
                     gone = msgspec.structs.replace(gone, cause=cause)

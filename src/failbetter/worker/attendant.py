@@ -19,7 +19,6 @@ import msgspec
 
 from failbetter.errors import LedgerError
 from failbetter.ledger import claims, registry
-from failbetter.ledger.database import Database
 from failbetter.worker.nursery import GRACE
 from failbetter.worker.wire import Interrupt
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
     from failbetter.app import App
     from failbetter.ledger.claims import Claimed
+    from failbetter.ledger.database import Database
 
 _logger = logging.getLogger("failbetter.worker")
 
@@ -74,7 +74,7 @@ class Attendant:
         self._stacks = stacks
         self._database: Database | None = None
         self._thread: threading.Thread | None = None
-        self._stopped = False
+        self._stopping = threading.Event()
         self._news = threading.Event()
         self._next_renewal = time.monotonic() + worker.lease / 3e6
         self._next_cancellations = 0.0
@@ -92,7 +92,7 @@ class Attendant:
 
     def stop(self) -> None:
         """Come to an end; what it has open is closed."""
-        self._stopped = True
+        self._stopping.set()
         self._news.set()
         if self._thread is not None:
             self._thread.join(_FAREWELL)
@@ -100,16 +100,16 @@ class Attendant:
     def _run(self) -> None:
         while True:
             if self._runs:
-                time.sleep(_LOOK)
+                self._stopping.wait(_LOOK)
             else:
                 # Whoever adds a run sets this afterwards.
                 self._news.wait(max(self._next_renewal - time.monotonic(), 0.01))
             self._news.clear()
-            if self._stopped:
+            if self._stopping.is_set():
                 break
             try:
                 self.tick(time.monotonic())
-            except LedgerError as error:
+            except (LedgerError, OSError) as error:
                 _logger.debug("the ledger is out of reach: %s", error)
         if self._database is not None:
             self._database.close()
@@ -164,10 +164,7 @@ class Attendant:
     def _ledger(self) -> Database:
         """Connections of its own: the guest's may be in the middle of a transaction."""
         if self._database is None:
-            app = self._app
-            self._database = Database(
-                app.url, durable=app.durable, fleet_folder=app.fleet_folder, schema=app.schema
-            )
+            self._database = self._app.database.another()
         return self._database
 
     def _renew(self, now: float) -> None:

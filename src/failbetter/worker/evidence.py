@@ -39,6 +39,12 @@ def exit_text(evidence: dict[str, Any]) -> str:
     return f"exited with code {evidence.get('exit_code')}"
 
 
+def end_text(evidence: dict[str, Any]) -> str:
+    """The same, of a process that "was …"."""
+    text = exit_text(evidence)
+    return text if text.startswith("killed") else f"gone: it {text}"
+
+
 class OutOfMemory:
     """Notices what the kernel kills for memory: by its log, which names it, or a counter."""
 

@@ -35,7 +35,16 @@ from failbetter.worker.execute import Executor
 from failbetter.worker.judgement import told
 from failbetter.worker.nursery import GRACE
 from failbetter.worker.requests import PROGRESS
-from failbetter.worker.wire import Committed, Ended, Handout, Partial, Reply, Request, Returned
+from failbetter.worker.wire import (
+    Committed,
+    Ended,
+    Handout,
+    Partial,
+    Reply,
+    Request,
+    Returned,
+    handout_of,
+)
 
 if TYPE_CHECKING:
     from failbetter.app import App
@@ -96,6 +105,8 @@ class Guest:
         self.pid = os.getpid()
         self._writing = threading.RLock()
         self._runs: dict[int, Run] = {}
+        self._unsure = False
+        """Whether a claim may have been written that was not heard of."""
         self._desk: Desk | None = None
         self._line: Line
         self._lock: WorkerLock
@@ -114,11 +125,12 @@ class Guest:
         with self._writing:
             self._be_enlisted()
             job = self._claim(number)
+            self._give_back_forgotten(job)
             if job is None:
                 self._write_all()
                 self._close_if_for_one()
                 return False
-            self._runs[job.id] = Run(job, time.monotonic())
+            run = self._runs[job.id] = Run(job, time.monotonic())
         self._attendant.attend()
         try:
             self._in_time(job)
@@ -126,8 +138,8 @@ class Guest:
             context = contextvars.copy_context()
             context.run(self._way.run_one, self._handout(job), job.payload.encode())
         finally:
-            if self._slots == 1:
-                faulthandler.cancel_dump_traceback_later()
+            if not run.ended:
+                self._stop_the_clock()
             with self._writing:
                 self._runs.pop(job.id, None)
                 self._close_if_for_one()
@@ -151,33 +163,48 @@ class Guest:
             try:
                 return desk.claim_one(number)
             except LedgerError as error:
+                self._unsure = True
                 if time.monotonic() > limit:
                     raise
                 _logger.warning("%s; the job's claim is tried again", error)
                 time.sleep(_PAUSE)
 
+    def _give_back_forgotten(self, job: Claimed | None) -> None:
+        """Give back what a claim has taken whose commit was not heard of: it would be held for as
+        long as this process lives."""
+        desk = self._desk
+        if not self._unsure or desk is None:
+            return
+        known = self._held() if job is None else {*self._held(), (job.id, job.fence)}
+        try:
+            forgotten = desk.forgotten(known)
+        except LedgerError:
+            return  # with the next job, then
+        self._unsure = False
+        for number, fence in forgotten:
+            _logger.warning("handing back job %s, claimed but never heard of", ids.to_text(number))
+            desk.give_back_fence(number, fence)
+
     def _handout(self, job: Claimed) -> Handout:
-        return Handout(
-            job.id,
-            job.fence,
-            job.starts + 1,
-            job.attempts + 1,
-            job.task,
-            job.queue,
-            job.expires_at,
-            self._database.now() - time.monotonic_ns() // 1000,
-            job.version,
-            job.permit,
-        )
+        return handout_of(job, self._database.now() - time.monotonic_ns() // 1000)
 
     def _in_time(self, job: Claimed) -> None:
         """Have the process ended, with its stacks written, should the body stop for nothing.
 
         By a thread that needs no interpreter: one that never lets go of it is ended as well.
         """
+        if self._slots > 1:
+            return
+        # What an earlier body has left there says nothing of this one.
+        os.ftruncate(self._stacks, 0)
+        os.lseek(self._stacks, 0, os.SEEK_SET)
         timeout = job.policy.timeout
-        if timeout is not None and self._slots == 1:
+        if timeout is not None:
             faulthandler.dump_traceback_later(timeout + 2 * GRACE, exit=True, file=self._stacks)
+
+    def _stop_the_clock(self) -> None:
+        if self._slots == 1:
+            faulthandler.cancel_dump_traceback_later()
 
     # -- what its bodies tell and ask
 
@@ -206,8 +233,7 @@ class Guest:
 
     def _ended(self, number: int) -> Run:
         """The job's run, whose body is over: what is left may take as long as the ledger does."""
-        if self._slots == 1:
-            faulthandler.cancel_dump_traceback_later()
+        self._stop_the_clock()
         run = self._runs[number]
         run.ended = True
         return run

@@ -225,20 +225,15 @@ def main(settings: Settings) -> int:
     loaded = delivery = keeping = watching = following = None
     if settings.app is not None:
         loaded = app
-        delivery = Delivery(_another(app), app.mirror_urls)
-        keeping = Keeping(lambda: _another(app), app.keep)
-        watching = Watching(lambda: _another(app), app.watched)
-        following = Following(lambda: _another(app), app.followers)
+        delivery = Delivery(app.database.another(), app.mirror_urls)
+        keeping = Keeping(app.database.another, app.keep)
+        watching = Watching(app.database.another, app.watched)
+        following = Following(app.database.another, app.followers)
     maintainer = Maintainer(app.database, delivery, keeping, watching, loaded, following)
     maintainer.listen()
     code = maintainer.once() if settings.once else maintainer.run()
     logs.flush()
     return code
-
-
-def _another(app: App) -> Database:
-    """The same database once more, with connections of its own."""
-    return Database(app.url, durable=app.durable, fleet_folder=app.fleet_folder, schema=app.schema)
 
 
 if __name__ == "__main__":

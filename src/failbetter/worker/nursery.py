@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from failbetter.ledger.endings import Error, own_error
+from failbetter.ledger.endings import error_of_death
 from failbetter.lifecycle.decide import Outcome
 from failbetter.lifecycle.states import Cause
-from failbetter.worker.evidence import OutOfMemory, describe_exit, exit_text, resident_bytes
+from failbetter.worker.evidence import (
+    OutOfMemory,
+    describe_exit,
+    end_text,
+    exit_text,
+    resident_bytes,
+)
 from failbetter.worker.judgement import Undecided
 from failbetter.worker.process import Child
 
@@ -215,7 +221,7 @@ class Nursery:
         cause = self._cause(child, number)
         if cause is Cause.CRASHED and not alone:
             own["shared_with"] = len(child.begun) - 1
-        error = _error_of(cause, job, own)
+        error = error_of_death(job, cause, f"the job's process was {end_text(own)}", own)
         begun_at = began_ns // 1000 + child.epoch
         outcome = Outcome(cause, alone=alone)
         ended_at = time.monotonic_ns() // 1000 + child.epoch
@@ -234,29 +240,3 @@ class Nursery:
         if number in child.stalled:
             return Cause.STALLED
         return Cause.TIMED_OUT if number in child.timed_out else Cause.INTERRUPTED
-
-
-def _error_of(cause: Cause, job: Claimed, evidence: dict[str, object]) -> Error | None:
-    if cause is Cause.CRASHED:
-        kind, message = "failbetter.ProcessDied", f"the job's process was {_past(evidence)}"
-    elif cause is Cause.TIMED_OUT:
-        kind = "failbetter.TimedOut"
-        message = (
-            f"the body ran longer than its timeout of {job.policy.timeout:g} s and did not stop"
-            " when it was asked to; its process was killed"
-        )
-    elif cause is Cause.STALLED:
-        kind = "failbetter.Stalled"
-        message = (
-            f"the body made no progress for {job.policy.stalled_after:g} s and did not stop when"
-            " it was asked to; its process was killed"
-        )
-    else:
-        return None
-    stacks = evidence.get("stacks")
-    return own_error(job.task, kind, message, str(stacks) if stacks else None)
-
-
-def _past(evidence: dict[str, object]) -> str:
-    text = exit_text(evidence)
-    return text if text.startswith("killed") else f"gone: it {text}"

@@ -21,11 +21,11 @@ from failbetter.worker.evidence import peak_bytes
 from failbetter.worker.wire import (
     MAX_HANDOUT,
     FromChild,
-    Handout,
     Interrupt,
     Lines,
     Reply,
     encode,
+    handout_of,
     pack_handout,
     unpack_handout,
 )
@@ -178,18 +178,7 @@ class Child:
 
     def hand_out(self, job: Claimed) -> bool:
         """Hand a job to the child; False when it takes no more just now."""
-        message = Handout(
-            job.id,
-            job.fence,
-            job.starts + 1,
-            job.attempts + 1,
-            job.task,
-            job.queue,
-            job.expires_at,
-            self.epoch,
-            job.version,
-            job.permit,
-        )
+        message = handout_of(job, self.epoch)
         try:
             self._out.send(pack_handout(message, job.payload.encode()))
         except BlockingIOError:

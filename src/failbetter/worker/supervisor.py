@@ -439,12 +439,12 @@ class Supervisor:
 
     def _reload(self, now: float) -> None:
         """Go on replacing the children, if that is under way."""
-        under_way = self._reloading.is_under_way
+        rested = any(child.resting for child in self._nursery.children)
         if (seated := self._reloading.tick(now)) is not None:
             self._met(*seated)
             self._welcome(seated[0])
-        if under_way and not self._reloading.is_under_way:
-            # Children that took no jobs meanwhile do so again; what was handed back, nobody tells.
+        if rested and not any(child.resting for child in self._nursery.children):
+            # They take jobs again, and nobody tells of what was handed back meanwhile.
             self._look = True
 
     def _watch_one(self, child: Child, now: float) -> None:

@@ -7,13 +7,16 @@ Everything else goes over a stream, a JSON line a message, so that one look deco
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from failbetter.lifecycle.alerting import Watched
 from failbetter.lifecycle.events import Hook
 from failbetter.retention import Keep
+
+if TYPE_CHECKING:
+    from failbetter.ledger.claims import Claimed
 
 MAX_HANDOUT = 128 * 1024
 """Bytes of a message."""
@@ -41,6 +44,22 @@ class Handout(msgspec.Struct, array_like=True, frozen=True, gc=False):
     begin_by: int | None = None
     """Until when its body may begin, if a rate limit says so; after that, another permit is to be
     asked for."""
+
+
+def handout_of(job: Claimed, epoch: int) -> Handout:
+    """A claimed job as it is handed out."""
+    return Handout(
+        job.id,
+        job.fence,
+        job.starts + 1,
+        job.attempts + 1,
+        job.task,
+        job.queue,
+        job.expires_at,
+        epoch,
+        job.version,
+        job.permit,
+    )
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
