@@ -195,6 +195,18 @@ def horse_of(worker: psutil.Process) -> psutil.Process:
     return wait_until(find, "a work horse")
 
 
+def family_of(worker: psutil.Process) -> list[psutil.Process]:
+    """The worker, its horse and what that runs; not the sleeps of the gate, which come and go."""
+    return [one for one in [*worker.children(recursive=True), worker] if lasts(one)]
+
+
+def lasts(process: psutil.Process) -> bool:
+    try:
+        return process.name() != "sleep"
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_a_backup_is_made_and_put_back(panel: Panel) -> None:
     """C1, C7: the row follows, and asking twice is asking once."""
     ada = panel.customer("ada")
@@ -274,7 +286,7 @@ def test_a_killed_control_group_is_handed_back(panel: Panel) -> None:
     worker = panel.worker()
     panel.ask(ada)
     panel.wait_for(ada, "running")
-    for process in [*worker.children(recursive=True), worker]:
+    for process in family_of(worker):
         process.kill()
     wait_until(lambda: panel.job(ada).attempts, "the loss to be told")
     assert panel.agrees(ada)
@@ -329,7 +341,7 @@ def test_a_frozen_worker_is_not_believed_dead_and_nothing_runs_twice(panel: Pane
     worker = panel.worker()
     panel.ask(ada)
     panel.wait_for(ada, "running")
-    frozen = [*worker.children(recursive=True), worker]
+    frozen = family_of(worker)
     for process in frozen:
         process.suspend()
     time.sleep(LEASE + 1)
